@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The programs. "Out" and "in" are the container's: at the host's end of its
+ * veth what leaves it arrives at the TCX ingress hook. Nothing but TCX_NEXT
+ * lets a packet through, so that other programs of the device still run.
+ */
+#include "bouheki.h"
+#include "include/bpf/bpf_helpers.h"
+#include "include/bpf/bpf_core_read.h"
+#include "parse.h"
+#include "policy.h"
+#include "track.h"
+#include "record.h"
+#include "reply.h"
+
+#define LOOPBACK_IFINDEX 1 /* in every netns: net/core/net_namespace.c makes it first */
+#define GATE_DROP 0 /* the sender gets EPERM */
+#define GATE_PASS 1
+
+char LICENSE[] SEC("license") = "GPL";
+
+/* Types that only user space uses, kept for bpf2go. */
+const enum action *unused_action __attribute__((unused));
+const enum reason *unused_reason __attribute__((unused));
+const struct prefix_key *unused_prefix_key __attribute__((unused));
+const struct prefix *unused_prefix __attribute__((unused));
+const struct interval *unused_interval __attribute__((unused));
+const struct sighting *unused_sighting __attribute__((unused));
+const struct event *unused_event __attribute__((unused));
+const struct event_head *unused_event_head __attribute__((unused));
+
+static __always_inline struct endpoint *endpoint_of(struct __sk_buff *skb)
+{
+	struct endpoint_key key = { .netns = netns_cookie(skb), .ifindex = skb->ifindex };
+
+	return bpf_map_lookup_elem(&endpoints, &key);
+}
+
+/* ARP passes only as the 28 bytes that it is, and only in the interface's own name. */
+static __noinline __u8 judge_arp(struct __sk_buff *skb, const struct endpoint *ep)
+{
+	struct arp {
+		struct ethernet eth;
+		__be16 hardware, protocol;
+		__u8 hardware_len, protocol_len;
+		__be16 operation;
+		__u8 sender_mac[6];
+		__u8 sender_ip[4];
+		__u8 target_mac[6];
+		__u8 target_ip[4];
+	} a;
+	__be32 sender;
+	bool mine = false;
+
+	if (bpf_skb_load_bytes(skb, 0, &a, sizeof(a)))
+		return REASON_MALFORMED;
+	if (a.hardware != bpf_htons(1) || a.protocol != bpf_htons(ETH_P_IP) || a.hardware_len != 6 || a.protocol_len != 4 ||
+	    (a.operation != bpf_htons(1) && a.operation != bpf_htons(2)))
+		return REASON_MALFORMED;
+	__builtin_memcpy(&sender, a.sender_ip, 4);
+	for (int i = 0; i < MAX_ADDRS; i++) {
+		if (i >= ep->addrs)
+			break;
+		if (ep->addr4[i] == sender)
+			mine = true;
+	}
+	if (!mine || __builtin_memcmp(a.sender_mac, ep->mac, 6) || __builtin_memcmp(a.eth.src, ep->mac, 6))
+		return REASON_SPOOFED;
+	return REASON_NONE;
+}
+
+static __always_inline bool foreign_mac(struct __sk_buff *skb, const struct endpoint *ep)
+{
+	__u8 src[6];
+
+	return bpf_skb_load_bytes(skb, 6, src, 6) || __builtin_memcmp(src, ep->mac, 6);
+}
+
+/* A later fragment carries no ports: it follows the verdict on its first one. */
+static __always_inline void fragment_key(const struct flow *f, struct tuple *t)
+{
+	__builtin_memcpy(t->peer, f->dst, 16);
+	__builtin_memcpy(t->local, f->src, 16);
+	t->peer_port = f->frag_id >> 16;
+	t->local_port = f->frag_id;
+	t->proto = f->proto;
+	t->kind = TUPLE_FRAGMENT;
+	t->pad = 0;
+}
+
+static __noinline void judge_fragment(const struct flow *f, struct trip *trip)
+{
+	struct tuple t;
+	struct sighting *first;
+
+	fragment_key(f, &t);
+	first = fresh_evidence(trip->evidence, &t, trip->now);
+	if (!first) {
+		deny_packet(&trip->stack, REASON_FRAGMENT, &trip->v);
+		return;
+	}
+	trip->v.action = first->verdict & 0xff;
+	trip->v.reason = (first->verdict >> 8) & 0xff;
+}
+
+static __noinline void note_fragment(const struct flow *f, struct trip *trip)
+{
+	struct tuple t;
+
+	fragment_key(f, &t);
+	remember(trip->evidence, &t, DIR_OUT, trip->v.action | (__u64)trip->v.reason << 8, trip->now);
+}
+
+static __always_inline void save(struct socket_state *s, const struct trip *trip, const struct tuple *t, __u8 dir, __u32 ifindex)
+{
+	bpf_spin_lock(&s->lock);
+	s->subject = trip->subject;
+	s->word = trip->word;
+	s->checked = trip->now;
+	s->tuple = *t;
+	s->verdict = trip->v;
+	s->ifindex = ifindex;
+	s->dir = dir;
+	s->known = 1;
+	bpf_spin_unlock(&s->lock);
+}
+
+
+/* What the socket was told about this very flow, under the policy that holds now. */
+static __always_inline bool recall(struct socket_state *s, const struct tuple *t, struct trip *trip, __u32 ifindex, __u8 *dir,
+				   bool *known)
+{
+	bool same;
+
+	bpf_spin_lock(&s->lock);
+	*known = s->known;
+	*dir = s->dir;
+	same = s->known && s->subject == trip->subject && same_tuple(&s->tuple, t);
+	if (*dir == DIR_OUT && (s->word != trip->word || s->ifindex != ifindex))
+		same = false;
+	if (same && t->proto != PROTO_TCP && trip->now - s->checked > SECOND)
+		same = false; /* the evidence may have changed */
+	if (same)
+		trip->v = s->verdict;
+	bpf_spin_unlock(&s->lock);
+	return same;
+}
+
+static __noinline void judge_tcp(struct __sk_buff *skb, struct flow *f, struct trip *trip, struct bpf_sock *sk)
+{
+	struct socket_state *s = bpf_sk_storage_get(&sockets, sk, 0, 0);
+	bool opens = (f->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN, known = false, accepted = false;
+	__u8 dir = DIR_OUT;
+	struct tuple t;
+
+	tuple_of(f, false, &t);
+	/* An accepted socket that sends a SYN, or to somebody else, has been turned into a client: AF_UNSPEC, TCP_REPAIR. */
+	if (s && recall(s, &t, trip, skb->ifindex, &dir, &known) && !(dir == DIR_IN && opens))
+		return;
+	if (!known && !opens) {
+		struct sighting *e = fresh_evidence(trip->evidence, &t, trip->now);
+
+		accepted = e && e->seen & 1; /* DIR_IN: a SYN of exactly this connection came in */
+	}
+	if (accepted)
+		trip->v = (struct verdict){ .answer = 1, .rule = RULE_UNKNOWN };
+	else
+		judge(f, trip->ep, &trip->stack, &trip->v);
+	s = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (s)
+		save(s, trip, &t, accepted ? DIR_IN : DIR_OUT, skb->ifindex);
+}
+
+/*
+ * Everything that is neither TCP nor ICMP: answers to flows that came in first,
+ * else the policy. What raw sockets and forwarders send is never an answer (the
+ * packet says what the sender likes), but it does open a flow.
+ */
+static __noinline void judge_datagram(struct __sk_buff *skb, struct flow *f, struct trip *trip, struct bpf_sock *sk, bool may_answer)
+{
+	struct socket_state *s = 0;
+	struct sighting *e;
+	struct tuple t;
+	bool known;
+	__u8 dir;
+
+	tuple_of(f, false, &t);
+	if (sk && !f->frag) {
+		s = bpf_sk_storage_get(&sockets, sk, 0, 0);
+		if (s && recall(s, &t, trip, skb->ifindex, &dir, &known))
+			return;
+	}
+	e = fresh_evidence(trip->evidence, &t, trip->now);
+	dir = e ? e->seen & 1 : DIR_OUT;
+	if (e && (may_answer || dir == DIR_OUT))
+		refresh(e, trip->now);
+	if (may_answer && dir == DIR_IN)
+		trip->v = (struct verdict){ .answer = 1, .rule = RULE_UNKNOWN };
+	else if (judge(f, trip->ep, &trip->stack, &trip->v) != ACTION_BLOCK && !e)
+		remember(trip->evidence, &t, DIR_OUT, 0, trip->now);
+	if (!sk || f->frag)
+		return;
+	s = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (s)
+		save(s, trip, &t, dir, skb->ifindex);
+}
+
+static __always_inline void judge_flow(struct __sk_buff *skb, struct flow *f, struct trip *trip, struct bpf_sock *sk,
+				       enum sender sender)
+{
+	bool answer;
+
+	if (sender == SENDER_TCP) {
+		judge_tcp(skb, f, trip, sk);
+		return;
+	}
+	if (f->proto == PROTO_TCP)
+		answer = (sender == SENDER_KERNEL || sender == SENDER_NONE) && answers_tcp(f, trip);
+	else if (is_icmp(f))
+		answer = sender == SENDER_KERNEL && answers_icmp(skb, f, trip);
+	else {
+		judge_datagram(skb, f, trip, sk, sender != SENDER_RAW && sender != SENDER_NONE);
+		return;
+	}
+	if (answer)
+		trip->v.answer = 1;
+	else
+		judge(f, trip->ep, &trip->stack, &trip->v);
+}
+
+static __always_inline void judge_packet(struct __sk_buff *skb, struct flow *f, struct trip *trip)
+{
+	struct bpf_sock *sk;
+	enum sender sender = sender_of(skb, f->proto, &sk);
+	enum housekeeping h = housekeeping(f, trip->ep, sender);
+
+	if (h == HOUSEKEEPING)
+		return;
+	if (h == FORGED_HOUSEKEEPING) {
+		deny_packet(&trip->stack, REASON_SPOOFED, &trip->v);
+		return;
+	}
+	if (f->frag == FRAG_LATER) {
+		judge_fragment(f, trip);
+		return;
+	}
+	judge_flow(skb, f, trip, sk, sender);
+	if (f->frag == FRAG_FIRST)
+		note_fragment(f, trip);
+}
+
+/* What leaves the container. */
+SEC("tc")
+int bouheki_out(struct __sk_buff *skb)
+{
+	struct trip trip = { .v = { .rule = RULE_UNKNOWN } };
+	struct subject *subject;
+	struct flow f;
+	__u32 len = skb->len;
+	int reason;
+
+	trip.ep = endpoint_of(skb);
+	if (trip.ep)
+		trip.subject = trip.ep->subject;
+	trip.evidence = bpf_map_lookup_elem(&evidence, &trip.subject);
+	subject = bpf_map_lookup_elem(&subjects, &trip.subject);
+	if (subject)
+		trip.word = read_stack(subject, &trip.stack);
+	if (!trip.ep || !trip.evidence || !trip.word || !trip.stack.layers) {
+		trip.v.action = ACTION_BLOCK;
+		trip.v.reason = REASON_NO_ENDPOINT;
+		count(0, &trip.v, len);
+		return TCX_DROP;
+	}
+	trip.now = bpf_ktime_get_boot_ns();
+	reason = parse(skb, &f);
+	if (!reason && f.ethertype == ETH_P_ARP)
+		reason = judge_arp(skb, trip.ep);
+	else if (!reason && foreign_mac(skb, trip.ep))
+		reason = REASON_SPOOFED;
+	if (reason)
+		deny_packet(&trip.stack, reason, &trip.v);
+	else if (f.ethertype != ETH_P_ARP)
+		judge_packet(skb, &f, &trip);
+
+	count(trip.subject, &trip.v, len);
+	if (trip.v.action != ACTION_PASS)
+		record(skb, &f, trip.subject, &trip.v, trip.word);
+	if (trip.v.action == ACTION_BLOCK) {
+		if (make_answer(skb, &f, &trip.v))
+			return TCX_DROP;
+		return bpf_redirect(skb->ifindex, trip.ep->flags & ENDPOINT_INSIDE ? BPF_F_INGRESS : 0);
+	}
+	/* Bytes behind the ARP packet are nobody's but a smuggler's. Monitor mode rewrites nothing. */
+	if (!reason && f.ethertype == ETH_P_ARP && len > ETH_HLEN + 28 && blocks(&trip.stack) &&
+	    bpf_skb_change_tail(skb, ETH_HLEN + 28, 0))
+		return TCX_DROP;
+	return TCX_NEXT;
+}
+
+/* What comes in to the container: never judged, only remembered. */
+SEC("tc")
+int bouheki_in(struct __sk_buff *skb)
+{
+	struct endpoint *ep = endpoint_of(skb);
+	struct flow f;
+	__u8 dst[6];
+
+	if (!ep || bpf_skb_load_bytes(skb, 0, dst, 6))
+		return TCX_NEXT;
+	/* A bridge floods what is for others: no evidence for an address that is not ours. */
+	if (__builtin_memcmp(dst, ep->mac, 6))
+		return TCX_NEXT;
+	if (parse(skb, &f) || f.ethertype == ETH_P_ARP || f.frag == FRAG_LATER)
+		return TCX_NEXT;
+	note_inbound(ep->subject, &f);
+	return TCX_NEXT;
+}
+
+/*
+ * What a socket of the container's cgroup sends over a device of the
+ * container's netns that has no wall: an interface that came later, a tunnel.
+ * It has the container's own entries in the map: its interfaces, and lo for
+ * the netns as a whole. Packet sockets do not pass here.
+ */
+SEC("cgroup_skb/egress")
+int bouheki_gate(struct __sk_buff *skb)
+{
+	struct endpoint_key key = { .netns = netns_cookie(skb), .ifindex = skb->ifindex };
+	struct verdict v = { .action = ACTION_BLOCK, .reason = REASON_NO_ENDPOINT, .rule = RULE_UNKNOWN };
+	struct subject *subject;
+	struct stack stack = {};
+	struct endpoint *ep;
+	struct flow f = {};
+	__u64 word = 0;
+	__u32 id;
+
+	if (key.ifindex == LOOPBACK_IFINDEX || bpf_map_lookup_elem(&endpoints, &key))
+		return GATE_PASS;
+	key.ifindex = LOOPBACK_IFINDEX;
+	ep = bpf_map_lookup_elem(&endpoints, &key);
+	if (!ep)
+		return GATE_PASS; /* a netns made inside: what leaves it passes a wall of this one */
+	id = ep->subject;
+	subject = bpf_map_lookup_elem(&subjects, &id);
+	if (subject)
+		word = read_stack(subject, &stack);
+	if (word)
+		deny_packet(&stack, REASON_NO_ENDPOINT, &v);
+	/* No link-layer header here. */
+	if (skb->protocol == bpf_htons(ETH_P_IP) ? !parse_ipv4(skb, &f, false) : !parse_ipv6(skb, &f, false))
+		parse_transport(skb, &f);
+	count(id, &v, skb->len);
+	record(skb, &f, id, &v, word);
+	return v.action == ACTION_MONITOR ? GATE_PASS : GATE_DROP;
+}

@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The ABI between the programs and user space.
+ *
+ * Every structure that crosses that border stands here and only here; Go gets
+ * it through BTF (bpf2go). A change of layout or meaning raises BOUHEKI_ABI,
+ * which is part of the pin path: an old and a new set never share a map.
+ *
+ * Units: times are nanoseconds of CLOCK_BOOTTIME. Byte order: addresses are
+ * in network order, IPv4 as ::ffff:a.b.c.d; everything else, ports included,
+ * is in host order.
+ */
+#pragma once
+#include "kernel.h"
+
+#define BOUHEKI_ABI 1
+
+/* A container has at most: the host's floor, its network's or pod's policy, its own. */
+#define MAX_LAYERS 3
+#define MAX_ADDRS 8	/* IPv4 addresses of one interface */
+#define MAX_ONLINK 8	/* IPv6 on-link prefixes of one interface */
+#define RECENT_SLOTS 256 /* a power of two */
+#define MUTE_SLOTS 256	 /* a power of two */
+
+enum action {
+	ACTION_PASS = 0,
+	ACTION_BLOCK = 1,
+	ACTION_MONITOR = 2, /* passes, and is recorded as what would have been denied */
+};
+
+/* Why a packet was denied. The order is that of policy.Reason. */
+enum reason {
+	REASON_NONE = 0,
+	REASON_DENIED = 1,	/* a deny rule */
+	REASON_NO_RULE = 2,	/* no allow rule */
+	REASON_MALFORMED = 3,
+	REASON_FRAGMENT = 4,	/* a later fragment whose first was not seen */
+	REASON_ETHERTYPE = 5,
+	REASON_VLAN = 6,
+	REASON_SPOOFED = 7,
+	REASON_DNS_NAME = 8,
+	REASON_DNS_RESOLVER = 9,
+	REASON_NO_ENDPOINT = 10, /* a walled device that nobody owns any more */
+	REASON_COUNT = 11,
+};
+
+/* A rule's verdict as user space compiled it: rule << 2 | RULE_*. 0: no rule. */
+enum rule_action {
+	RULE_NONE = 0,
+	RULE_ALLOW = 1,
+	RULE_DENY = 2,
+};
+
+/* Which device: at the host's end netns is the host's, inside the container its own. */
+struct endpoint_key {
+	__u64 netns; /* SO_NETNS_COOKIE of the device's netns */
+	__u32 ifindex;
+	__u32 pad;
+};
+
+#define ENDPOINT_INSIDE 1 /* attached at the container's own device: answers go to its ingress */
+
+struct onlink {
+	__u8 addr[16];
+	__u32 bits; /* 0 to 128 */
+};
+
+/* One interface of a container: whose it is and what it may call itself. */
+struct endpoint {
+	__u32 subject;
+	__u32 flags;
+	__u8 mac[6];
+	__u8 addrs;	/* used entries of addr4 */
+	__u8 prefixes;	/* used entries of onlink */
+	__be32 addr4[MAX_ADDRS];
+	struct onlink onlink[MAX_ONLINK];
+};
+
+/* The layers that judge a container, outermost first. */
+struct stack {
+	__u32 table[MAX_LAYERS];
+	__u8 mode[MAX_LAYERS]; /* enum action: ACTION_BLOCK or ACTION_MONITOR */
+	__u8 layers;
+};
+
+/*
+ * One protected container. word is generation << 1 | slot: the generation is
+ * unique among all containers of a map set, slot says which stack holds. An
+ * update fills the other stack and then writes word, so a packet is judged by
+ * the old policy or by the new one, never by half of each.
+ */
+struct subject {
+	__u64 word;
+	struct stack stack[2];
+};
+
+/* Key of a table's prefix trie. */
+struct prefix_key {
+	__u32 bits;
+	__u8 addr[16];
+};
+
+/*
+ * What a prefix says: one verdict for every protocol and port (count 0), or
+ * intervals[offset .. offset+count). It speaks for every prefix that covers
+ * it too, so the longest match is the whole answer.
+ */
+struct prefix {
+	__u32 offset;
+	__u32 count;
+	__u32 verdict;
+};
+
+/* From start (protocol << 16 | port) up to the next interval's start. The first start of a list is 0. */
+struct interval {
+	__u32 start;
+	__u32 verdict;
+};
+
+enum tuple_kind {
+	TUPLE_FLOW = 0,
+	TUPLE_FRAGMENT = 1, /* peer_port << 16 | local_port is the fragment's identification */
+};
+
+/* A flow, seen from the container. */
+struct tuple {
+	__u8 peer[16];
+	__u8 local[16];
+	__u16 peer_port;
+	__u16 local_port; /* ICMP echo: the identifier */
+	__u8 proto;
+	__u8 kind;
+	__u16 pad;
+};
+
+enum direction {
+	DIR_OUT = 0, /* the container opened it: judged by the current policy */
+	DIR_IN = 1,  /* it came in from outside: what goes back is an answer */
+};
+
+struct sighting {
+	__u64 seen;    /* last use << 1 | direction: one word, so that no reader sees half of a change */
+	__u64 verdict; /* fragments: action | reason << 8 */
+};
+
+/* An inbound packet that is no evidence of a flow, for what the kernel says to it at once. */
+struct recent {
+	struct tuple tuple;
+	__u64 seen;
+	__u64 pad[2];
+};
+
+/* A denied flow that has made its event of this second. */
+struct mute {
+	struct tuple tuple;
+	__u64 since; /* time of the event */
+	__u64 count; /* packets since */
+	__u64 pad;
+};
+
+/* A container's short memory: RECENT_SLOTS of recent, then MUTE_SLOTS of mute. */
+union memory {
+	struct recent recent;
+	struct mute mute;
+};
+
+/* What a socket's last packet was judged, for its next one. */
+struct verdict {
+	__u32 rule;  /* index among the layer's rules; RULE_UNKNOWN: none */
+	__u32 table; /* of the layer that decided */
+	__u8 action;
+	__u8 reason;
+	__u8 layer;
+	__u8 answer;
+};
+#define RULE_UNKNOWN 0xffffffff
+
+struct socket_state {
+	struct bpf_spin_lock lock; /* two threads may send on one socket: address and verdict must belong together */
+	__u32 subject;
+	__u64 word;    /* the subject's word when it was judged */
+	__u64 checked; /* datagrams: when the evidence was last looked at */
+	struct tuple tuple;
+	struct verdict verdict;
+	__u32 ifindex;
+	__u8 dir;
+	__u8 known; /* tuple and verdict are filled in */
+	__u16 pad;
+};
+
+#define COUNTERS (1 + 2 * REASON_COUNT)
+/* Packets and bytes: [0] passed; [reason] blocked; [REASON_COUNT + reason] passed by monitor mode. */
+struct tally {
+	__u64 packets[COUNTERS];
+	__u64 bytes[COUNTERS];
+};
+
+#define EVENT_ADDRS 1 /* addresses and proto are known */
+#define EVENT_PORTS 2 /* ports are known */
+
+/*
+ * One slot of a flight recorder, a ring in an mmapable array: slot 0 is the
+ * head, event n (from 0) stands in slot 1 + n mod (slots - 1). seq and seq2
+ * are n + 1 when the body is whole; a reader copies, then looks at both again.
+ */
+struct event {
+	__u64 seq;
+	__u64 time;
+	__u8 local[16];
+	__u8 peer[16];
+	__u16 local_port;
+	__u16 peer_port;
+	__u8 proto;
+	__u8 action;
+	__u8 reason;
+	__u8 layer;
+	__u32 rule;
+	__u32 table;
+	__u64 word; /* the subject's word: which policy of its life judged */
+	__u32 count;
+	__u32 ifindex;
+	__u32 flags;
+	__u16 ethertype;
+	__u16 pad;
+	__u64 spare[4];
+	__u64 seq2;
+};
+
+struct event_head {
+	__u64 head;  /* events ever written */
+	__u64 slots; /* events the ring holds */
+	__u64 epoch; /* CLOCK_REALTIME at boot time 0, when the ring was made: all readers give an event the same date */
+	__u64 spare[13];
+};
+
+union recorder_slot {
+	struct event_head head;
+	struct event event;
+};
+
+_Static_assert(sizeof(struct endpoint_key) == 16, "hash key without holes");
+_Static_assert(sizeof(struct tuple) == 40, "hash key without holes");
+_Static_assert(sizeof(struct prefix_key) == 20, "LPM key without holes");
+_Static_assert(sizeof(struct event) == 128, "two cache lines a record");
+_Static_assert(sizeof(union recorder_slot) == 128, "two cache lines a record");
+_Static_assert(sizeof(union memory) == 64, "a cache line a slot");
+_Static_assert(__builtin_offsetof(struct event, seq2) == 120, "seq2 ends the record");

@@ -1,0 +1,400 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * skb -> struct flow, or the reason why not. Knows no map and no policy.
+ *
+ * What cannot be parsed is denied: every return of a reason here names what a
+ * sender would gain if it passed. Reads only with bpf_skb_load_bytes: data and
+ * data_end see the linear part alone, and a sender chooses what that is.
+ *
+ * The parsers are global functions (not static): the verifier then checks each
+ * one once, not once for every path that leads to it.
+ */
+#pragma once
+#include "bouheki.h"
+#include "include/bpf/bpf_helpers.h"
+#include "include/bpf/bpf_endian.h"
+
+#define ETH_HLEN 14
+#define ETH_P_IP 0x0800
+#define ETH_P_ARP 0x0806
+#define ETH_P_IPV6 0x86dd
+#define ETH_P_8021Q 0x8100
+#define ETH_P_8021AD 0x88a8
+#define ETH_P_QINQ1 0x9100
+
+#define PROTO_ICMP 1
+#define PROTO_IGMP 2
+#define PROTO_TCP 6
+#define PROTO_UDP 17
+#define PROTO_DCCP 33
+#define PROTO_ICMPV6 58
+#define PROTO_SCTP 132
+#define PROTO_UDPLITE 136
+
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+
+#define EXTENSION_HEADERS 8 /* a chain longer than that is denied: RFC 8504 section 5.3 lets hosts limit it */
+#define NEXTHDR_HOP 0
+#define NEXTHDR_ROUTING 43
+#define NEXTHDR_FRAGMENT 44
+#define NEXTHDR_AUTH 51
+#define NEXTHDR_DEST 60
+
+enum fragment_position {
+	FRAG_NONE = 0,
+	FRAG_FIRST = 1,
+	FRAG_LATER = 2,
+};
+
+struct ethernet {
+	__u8 dst[6];
+	__u8 src[6];
+	__be16 proto;
+};
+
+/* One packet. Valid after parse() returned REASON_NONE; ARP fills only ethertype. */
+struct flow {
+	__u8 src[16];
+	__u8 dst[16];
+	__u32 l3;      /* offset of the IP header */
+	__u32 l4;      /* offset of the header of proto */
+	__u32 end;     /* offset behind the IP packet: what follows is padding */
+	__u32 payload; /* TCP: bytes behind its header */
+	__u32 frag_id;
+	__u16 sport;   /* of the protocols that have ports; else 0 */
+	__u16 dport;
+	__u16 echo_id; /* ICMP echo request and reply */
+	__u16 ethertype;
+	__u8 proto;
+	__u8 frag; /* enum fragment_position */
+	__u8 ipv6;
+	__u8 tcp_flags;
+	__u8 icmp_type;
+	__u8 hop_limit; /* IPv4: TTL */
+	__u8 ports;	/* sport and dport are real */
+	__u8 addrs;	/* src and dst are real */
+};
+
+static __always_inline void map_ipv4(__u8 *to, __be32 addr)
+{
+	__builtin_memset(to, 0, 10);
+	to[10] = to[11] = 0xff;
+	__builtin_memcpy(to + 12, &addr, 4);
+}
+
+static __always_inline bool same_addr(const __u8 *a, const __u8 *b)
+{
+	const __u64 *x = (const void *)a, *y = (const void *)b;
+
+	return x[0] == y[0] && x[1] == y[1];
+}
+
+static __always_inline bool is_ipv4(const __u8 *a)
+{
+	return *(const __u64 *)a == 0 && *(const __u32 *)(a + 8) == bpf_htonl(0xffff);
+}
+
+static __always_inline bool is_multicast(const __u8 *a)
+{
+	return is_ipv4(a) ? (a[12] & 0xf0) == 0xe0 : a[0] == 0xff;
+}
+
+static __always_inline bool is_unspecified(const __u8 *a)
+{
+	return *(const __u64 *)a == 0 && *(const __u32 *)(a + 12) == 0 &&
+	       (*(const __u32 *)(a + 8) == 0 || *(const __u32 *)(a + 8) == bpf_htonl(0xffff));
+}
+
+static __always_inline bool has_ports(__u8 proto)
+{
+	return proto == PROTO_TCP || proto == PROTO_UDP || proto == PROTO_SCTP || proto == PROTO_DCCP ||
+	       proto == PROTO_UDPLITE;
+}
+
+static __always_inline bool is_icmp(const struct flow *f)
+{
+	return f->proto == (f->ipv6 ? PROTO_ICMPV6 : PROTO_ICMP);
+}
+
+/* The header behind IP. A first fragment must hold all of it: else the port or the flags would come later, unseen. */
+__noinline int parse_transport(struct __sk_buff *skb, struct flow *f)
+{
+	__u8 h[20];
+	__u32 room, need;
+
+	if (!f)
+		return REASON_MALFORMED;
+	if (f->end < f->l4)
+		return REASON_MALFORMED;
+	room = f->end - f->l4;
+	if (f->frag == FRAG_LATER) {
+		return REASON_NONE;
+	}
+	if (f->proto == PROTO_TCP) {
+		if (room < 20 || bpf_skb_load_bytes(skb, f->l4, h, 20))
+			return REASON_MALFORMED;
+		need = (h[12] >> 4) * 4;
+		if (need < 20 || need > room)
+			return REASON_MALFORMED;
+		f->tcp_flags = h[13];
+		f->payload = room - need;
+	} else if (f->proto == PROTO_UDP || f->proto == PROTO_UDPLITE) {
+		if (room < 8 || bpf_skb_load_bytes(skb, f->l4, h, 8))
+			return REASON_MALFORMED;
+		if (f->proto == PROTO_UDP) {
+			/* A length that lies makes the receiver read another payload than the one that was judged. */
+			need = (__u32)h[4] << 8 | h[5];
+			if (need < 8 || (f->frag == FRAG_NONE && need > room))
+				return REASON_MALFORMED;
+		}
+	} else if (f->proto == PROTO_SCTP || f->proto == PROTO_DCCP) {
+		if (room < 12 || bpf_skb_load_bytes(skb, f->l4, h, 12))
+			return REASON_MALFORMED;
+	} else if (is_icmp(f)) {
+		need = 8;
+		if (f->ipv6 && room >= 4 && room < 8)
+			need = 4;
+		if (room < need || bpf_skb_load_bytes(skb, f->l4, h, 4))
+			return REASON_MALFORMED;
+		f->icmp_type = h[0];
+		if (need == 4) {
+			if ((h[0] >= 1 && h[0] <= 4) || h[0] == 128 || h[0] == 129)
+				return REASON_MALFORMED;
+			return REASON_NONE;
+		}
+		if (f->ipv6 ? h[0] == 128 || h[0] == 129 : h[0] == 8 || h[0] == 0) {
+			if (bpf_skb_load_bytes(skb, f->l4 + 4, h, 2))
+				return REASON_MALFORMED;
+			f->echo_id = (__u16)h[0] << 8 | h[1];
+		}
+		return REASON_NONE;
+	} else {
+		return REASON_NONE;
+	}
+	f->sport = (__u16)h[0] << 8 | h[1];
+	f->dport = (__u16)h[2] << 8 | h[3];
+	f->ports = 1;
+	return REASON_NONE;
+}
+
+/* IPv4 options of len bytes at off. Source routes send the packet elsewhere than to the address that is judged (RFC 7126). */
+__noinline int parse_options(struct __sk_buff *skb, __u32 off, __u32 len)
+{
+	__u32 at = 0;
+
+	for (int i = 0; i < 40; i++) {
+		__u8 option[2];
+
+		if (at >= len)
+			return REASON_NONE;
+		if (bpf_skb_load_bytes(skb, off + at, option, 1))
+			return REASON_MALFORMED;
+		if (option[0] == 0)
+			return REASON_NONE;
+		if (option[0] == 1) {
+			at++;
+			continue;
+		}
+		if (option[0] == 131 || option[0] == 137) /* LSRR, SSRR */
+			return REASON_MALFORMED;
+		if (at + 2 > len || bpf_skb_load_bytes(skb, off + at + 1, option + 1, 1))
+			return REASON_MALFORMED;
+		if (option[1] < 2 || at + option[1] > len)
+			return REASON_MALFORMED;
+		at += option[1];
+	}
+	return REASON_NONE;
+}
+
+/* The IPv4 header at f->l3. quoted: inside an ICMP error, where the packet is cut short. */
+__noinline int parse_ipv4(struct __sk_buff *skb, struct flow *f, bool quoted)
+{
+	__u8 h[20];
+	__u32 header, total, room, offset;
+
+	if (!f || f->l3 + 20 > skb->len || bpf_skb_load_bytes(skb, f->l3, h, 20))
+		return REASON_MALFORMED;
+	header = (h[0] & 0xf) * 4;
+	room = skb->len - f->l3;
+	if (h[0] >> 4 != 4 || header < 20 || header > room)
+		return REASON_MALFORMED;
+	map_ipv4(f->src, *(__be32 *)(h + 12));
+	map_ipv4(f->dst, *(__be32 *)(h + 16));
+	f->addrs = 1;
+	f->proto = h[9];
+	f->hop_limit = h[8];
+	total = (__u32)h[2] << 8 | h[3];
+	if (total == 0 && skb->gso_segs > 1)
+		total = room; /* BIG TCP (Linux 6.3): longer than the field can say */
+	if (quoted)
+		total = room;
+	if (total < header || total > room)
+		return REASON_MALFORMED;
+	f->l4 = f->l3 + header;
+	f->end = f->l3 + total;
+	if (header > 20 && parse_options(skb, f->l3 + 20, header - 20))
+		return REASON_MALFORMED;
+	offset = ((__u32)h[6] << 8 | h[7]) & 0x3fff;
+	if (offset) {
+		f->frag_id = (__u32)h[4] << 8 | h[5];
+		f->frag = offset & 0x1fff ? FRAG_LATER : FRAG_FIRST;
+		/* Eight bytes in stand TCP's flags: a later fragment would overwrite the ones that were judged (RFC 3128). */
+		if ((offset & 0x1fff) == 1 && f->proto == PROTO_TCP)
+			return REASON_MALFORMED;
+	}
+	return REASON_NONE;
+}
+
+/* The IPv6 header at f->l3 and its chain of extension headers. */
+__noinline int parse_ipv6(struct __sk_buff *skb, struct flow *f, bool quoted)
+{
+	__u8 h[40];
+	__u32 total, room, at;
+	__u8 next;
+	bool fragment = false;
+
+	if (!f || f->l3 + 40 > skb->len || bpf_skb_load_bytes(skb, f->l3, h, 40))
+		return REASON_MALFORMED;
+	f->ipv6 = 1;
+	if (h[0] >> 4 != 6)
+		return REASON_MALFORMED;
+	__builtin_memcpy(f->src, h + 8, 16);
+	__builtin_memcpy(f->dst, h + 24, 16);
+	f->addrs = 1;
+	f->hop_limit = h[7];
+	next = h[6];
+	f->proto = next;
+	/* ::ffff:a.b.c.d on the wire would be judged as the IPv4 address that it is not (RFC 6890 section 2.2.3). */
+	if (is_ipv4(f->src) || is_ipv4(f->dst))
+		return REASON_MALFORMED;
+	room = skb->len - f->l3;
+	total = 40 + ((__u32)h[4] << 8 | h[5]);
+	if (total == 40 && skb->gso_segs > 1)
+		total = room; /* BIG TCP (Linux 5.19) */
+	if (quoted)
+		total = room;
+	if (total > room)
+		return REASON_MALFORMED;
+	f->end = f->l3 + total;
+	at = f->l3 + 40;
+	for (int i = 0; i <= EXTENSION_HEADERS; i++) {
+		__u32 len;
+
+		if (next != NEXTHDR_HOP && next != NEXTHDR_ROUTING && next != NEXTHDR_FRAGMENT && next != NEXTHDR_AUTH &&
+		    next != NEXTHDR_DEST) {
+			f->l4 = at;
+			f->proto = next;
+			return REASON_NONE;
+		}
+		if (i == EXTENSION_HEADERS)
+			break;
+		if (at + 8 > f->end || bpf_skb_load_bytes(skb, at, h, 8))
+			return REASON_MALFORMED;
+		len = ((__u32)h[1] + 1) * 8;
+		if (next == NEXTHDR_AUTH) {
+			len = ((__u32)h[1] + 2) * 4;
+		} else if (next == NEXTHDR_ROUTING) {
+			/* Segments left: it goes on to an address in the header, not to the one that is judged. */
+			if (h[3])
+				return REASON_MALFORMED;
+		} else if (next == NEXTHDR_FRAGMENT) {
+			__u32 offset = (__u32)h[2] << 8 | h[3];
+
+			len = 8;
+			if (fragment)
+				return REASON_MALFORMED;
+			fragment = true;
+			f->frag_id = (__u32)h[4] << 24 | (__u32)h[5] << 16 | (__u32)h[6] << 8 | h[7];
+			if (offset & 0xfff8) {
+				f->frag = FRAG_LATER;
+				f->proto = h[0];
+				f->l4 = at + 8;
+				if ((offset & 0xfff8) == 8 && h[0] == PROTO_TCP)
+					return REASON_MALFORMED; /* as in parse_ipv4 */
+				return REASON_NONE;
+			}
+			/* Offset 0 and no more: an atomic fragment is a whole packet (RFC 6946). */
+			if (offset & 1)
+				f->frag = FRAG_FIRST;
+		}
+		if (at + len > f->end)
+			return REASON_MALFORMED;
+		at += len;
+		next = h[0];
+	}
+	return REASON_MALFORMED; /* over the bound: the header that counts would be out of sight */
+}
+
+/* The frame at the start of skb. Returns REASON_NONE or why it is denied. */
+__noinline int parse(struct __sk_buff *skb, struct flow *f)
+{
+	struct ethernet eth;
+	int reason;
+
+	if (!f)
+		return REASON_MALFORMED;
+	__builtin_memset(f, 0, sizeof(*f));
+	if (skb->len < ETH_HLEN || bpf_skb_load_bytes(skb, 0, &eth, ETH_HLEN))
+		return REASON_MALFORMED;
+	f->ethertype = bpf_ntohs(eth.proto);
+	f->l3 = ETH_HLEN;
+	/* A tag takes the packet into another network than the one whose addresses are judged. */
+	if (skb->vlan_present || f->ethertype == ETH_P_8021Q || f->ethertype == ETH_P_8021AD || f->ethertype == ETH_P_QINQ1)
+		return REASON_VLAN;
+	if (f->ethertype == ETH_P_IP)
+		reason = parse_ipv4(skb, f, false);
+	else if (f->ethertype == ETH_P_IPV6)
+		reason = parse_ipv6(skb, f, false);
+	else if (f->ethertype == ETH_P_ARP)
+		return REASON_NONE;
+	else
+		return REASON_ETHERTYPE;
+	if (reason)
+		return reason;
+	return parse_transport(skb, f);
+}
+
+/*
+ * The packet that an ICMP error quotes, as the tuple of the flow it belongs
+ * to: peer is who sent it. Returns 0 if there is one.
+ */
+__noinline int parse_quote(struct __sk_buff *skb, struct flow *f, struct tuple *t)
+{
+	struct flow q;
+	__u8 h[4];
+	int reason;
+
+	if (!f || !t)
+		return -1;
+	__builtin_memset(&q, 0, sizeof(q));
+	__builtin_memset(t, 0, sizeof(*t));
+	q.l3 = f->l4 + 8;
+	if (f->ipv6)
+		reason = parse_ipv6(skb, &q, true);
+	else
+		reason = parse_ipv4(skb, &q, true);
+	if (reason || q.frag == FRAG_LATER)
+		return -1;
+	__builtin_memcpy(t->peer, q.src, 16);
+	__builtin_memcpy(t->local, q.dst, 16);
+	t->proto = q.proto;
+	if (has_ports(q.proto)) {
+		if (bpf_skb_load_bytes(skb, q.l4, h, 4))
+			return -1;
+		t->peer_port = (__u16)h[0] << 8 | h[1];
+		t->local_port = (__u16)h[2] << 8 | h[3];
+	} else if (q.proto == (f->ipv6 ? PROTO_ICMPV6 : PROTO_ICMP)) {
+		if (bpf_skb_load_bytes(skb, q.l4, h, 1))
+			return -1;
+		/* Only what came in as a request has evidence. */
+		if (h[0] == (f->ipv6 ? 128 : 8)) {
+			if (bpf_skb_load_bytes(skb, q.l4 + 4, h, 2))
+				return -1;
+			t->local_port = (__u16)h[0] << 8 | h[1];
+		}
+	}
+	return 0;
+}

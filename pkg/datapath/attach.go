@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// nativeUint32 keeps four bytes in memory order.
+func nativeUint32(b [4]byte) uint32 { return binary.NativeEndian.Uint32(b[:]) }
+
+// gone says that what was to be detached does not exist any more.
+func gone(err error) bool {
+	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOLINK)
+}
+
+// program is the one that belongs at a hook of the host's end: its ingress is
+// what leaves the container. Inside the container it is the other way round.
+func (s *Set) program(at ebpf.AttachType) *ebpf.Program {
+	if at == ebpf.AttachTCXIngress {
+		return s.objs.BouhekiOut
+	}
+	return s.objs.BouhekiIn
+}
+
+// attach puts the program at the device's hook: first of what judges packets
+// that leave the container, last of what is done to packets that reach it.
+func (s *Set) attach(wall Wall, at ebpf.AttachType) error {
+	return wall.enter(func() error { return s.attachHere(wall.At, at) })
+}
+
+// attachHere: the kernel looks for the device in the calling thread's netns.
+func (s *Set) attachHere(device Device, at ebpf.AttachType) error {
+	var anchor link.Anchor = link.Head()
+	if at == ebpf.AttachTCXEgress {
+		anchor = link.Tail()
+	}
+	err := link.RawAttachProgram(link.RawAttachProgramOptions{
+		Target: int(device.Index), Program: s.program(at), Attach: at, Anchor: anchor,
+	})
+	if errors.Is(err, unix.EEXIST) {
+		return nil // this very program is there already
+	}
+	if err != nil {
+		return fmt.Errorf("attach to device %d: %w", device.Index, err)
+	}
+	return nil
+}
+
+func (s *Set) detach(wall Wall, at ebpf.AttachType) error {
+	return wall.enter(func() error { return s.detachHere(wall.At, at) })
+}
+
+func (s *Set) detachHere(device Device, at ebpf.AttachType) error {
+	err := link.RawDetachProgram(link.RawDetachProgramOptions{
+		Target: int(device.Index), Program: s.program(at), Attach: at,
+	})
+	if err != nil && !gone(err) {
+		return fmt.Errorf("detach from device %d: %w", device.Index, err)
+	}
+	return nil
+}
+
+// Attached says whether both programs of this set are at the device, and the
+// one that judges comes first.
+func (s *Set) Attached(wall Wall) error {
+	return wall.enter(func() error { return s.attached(wall.At) })
+}
+
+func (s *Set) attached(device Device) error {
+	for _, at := range []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress} {
+		info, err := s.program(at).Info()
+		if err != nil {
+			return fmt.Errorf("check device %d: %w", device.Index, err)
+		}
+		id, _ := info.ID()
+		result, err := link.QueryPrograms(link.QueryOptions{Target: int(device.Index), Attach: at})
+		if err != nil {
+			return fmt.Errorf("check device %d: %w", device.Index, err)
+		}
+		found := false
+		for i, p := range result.Programs {
+			if p.ID == id && (i == 0 || at == ebpf.AttachTCXEgress) {
+				found = true
+			}
+		}
+		if !found {
+			return fmt.Errorf("check device %d: bouheki's program is not in its place", device.Index)
+		}
+	}
+	return nil
+}
+
+// Gate puts the gate at the cgroup of a container in a network that another
+// one's walls cover already.
+func (s *Set) Gate(cgroup string) error { return s.attachGate(cgroup) }
+
+// Ungate takes it away. A cgroup that is gone is no error.
+func (s *Set) Ungate(cgroup string) error { return s.detachGate(cgroup) }
+
+// attachGate attaches to a cgroup. BPF_F_ALLOW_MULTI: others' programs run too,
+// and a program that the container's manager attaches can't replace this one.
+func (s *Set) attachGate(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("attach to cgroup: %w", err)
+	}
+	defer dir.Close()
+	err = link.RawAttachProgram(link.RawAttachProgramOptions{
+		Target: int(dir.Fd()), Program: s.objs.BouhekiGate, Attach: ebpf.AttachCGroupInetEgress,
+		Flags: unix.BPF_F_ALLOW_MULTI,
+	})
+	// The same program twice is EINVAL at a cgroup.
+	if err != nil && s.gateAttached(dir) != nil {
+		if errors.Is(err, unix.EPERM) {
+			return fmt.Errorf("attach to cgroup %s: a cgroup above it holds a program that allows no other: %w", path, err)
+		}
+		return fmt.Errorf("attach to cgroup %s: %w", path, err)
+	}
+	return nil
+}
+
+func (s *Set) gateAttached(dir *os.File) error {
+	info, err := s.objs.BouhekiGate.Info()
+	if err != nil {
+		return err
+	}
+	id, _ := info.ID()
+	result, err := link.QueryPrograms(link.QueryOptions{Target: int(dir.Fd()), Attach: ebpf.AttachCGroupInetEgress})
+	if err != nil {
+		return err
+	}
+	for _, p := range result.Programs {
+		if p.ID == id {
+			return nil
+		}
+	}
+	return syscall.ENOENT
+}
+
+func (s *Set) detachGate(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return nil // the attachment went with the cgroup
+	}
+	defer dir.Close()
+	if s.gateAttached(dir) != nil {
+		return nil
+	}
+	err = link.RawDetachProgram(link.RawDetachProgramOptions{
+		Target: int(dir.Fd()), Program: s.objs.BouhekiGate, Attach: ebpf.AttachCGroupInetEgress,
+	})
+	if err != nil && !gone(err) {
+		return fmt.Errorf("detach from cgroup %s: %w", path, err)
+	}
+	return nil
+}

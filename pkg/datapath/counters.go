@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import "fmt"
+
+// Tally is a number of packets and their bytes, link-layer header included.
+type Tally struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+// Counters are what became of a container's packets. Blocked and Monitored go by
+// policy.Reason.
+type Counters struct {
+	Passed    Tally
+	Blocked   [reasons]Tally
+	Monitored [reasons]Tally
+}
+
+const reasons = int(kernelReasonREASON_COUNT)
+
+// Counters sums a container's counters over all CPUs. Number 0 are the packets
+// of devices without an endpoint entry.
+func (s *Set) Counters(subject uint32) (Counters, error) {
+	var perCPU []kernelTally
+	var c Counters
+	if err := s.objs.Counters.Lookup(subject, &perCPU); err != nil {
+		return c, fmt.Errorf("read counters: %w", err)
+	}
+	for _, cpu := range perCPU {
+		add := func(t *Tally, i int) {
+			t.Packets += cpu.Packets[i]
+			t.Bytes += cpu.Bytes[i]
+		}
+		add(&c.Passed, 0)
+		for r := 1; r < reasons; r++ {
+			add(&c.Blocked[r], r)
+			add(&c.Monitored[r], reasons+r)
+		}
+	}
+	return c, nil
+}
+
+// Entry is a device that the kernel holds an endpoint entry for.
+type Entry struct {
+	Device  Device
+	Subject uint32
+}
+
+// Endpoints lists the entries, for a sweep of what lost its record.
+func (s *Set) Endpoints() ([]Entry, error) {
+	var entries []Entry
+	var key kernelEndpointKey
+	var value kernelEndpoint
+	iterator := s.objs.Endpoints.Iterate()
+	for iterator.Next(&key, &value) {
+		entries = append(entries, Entry{Device: Device{Netns: key.Netns, Index: key.Ifindex}, Subject: value.Subject})
+	}
+	if err := iterator.Err(); err != nil {
+		return nil, fmt.Errorf("list endpoints: %w", err)
+	}
+	return entries, nil
+}
+
+// Taken says whether the kernel holds a policy for a container's number.
+func (s *Set) Taken(subject uint32) bool {
+	var k kernelSubject
+	return s.objs.Subjects.Lookup(subject, &k) == nil && k.Word != 0
+}

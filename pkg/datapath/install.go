@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/bouheki/bouheki/pkg/tables"
+)
+
+// Device names a network device: its index in the netns that has the cookie.
+type Device struct {
+	Netns uint64 // SO_NETNS_COOKIE
+	Index uint32
+}
+
+// Wall is one interface of a container and the device at which it is judged.
+type Wall struct {
+	At     Device // where the programs are attached: the host's end of the veth
+	Inside Device // the container's own end: what the gate lets pass
+	MAC    [6]byte
+	IPv4   []netip.Addr
+	OnLink []netip.Prefix // IPv6, without fe80::/64
+
+	// Enter runs a function on a thread that is in the netns of At. Nil: the
+	// process is in it.
+	Enter func(func() error) error
+}
+
+func (w Wall) enter(f func() error) error {
+	if w.Enter == nil {
+		return f()
+	}
+	return w.Enter(f)
+}
+
+// Layer is one policy that judges a container.
+type Layer struct {
+	Table   uint32
+	Monitor bool
+}
+
+// Setup is all that the kernel needs to know of one container.
+type Setup struct {
+	Subject    uint32                    // its number, from 1
+	Generation uint64                    // differs from that of every other setup and update of this boot
+	Layers     []Layer                   // outermost first, 1 to 3
+	Tables     map[uint32]*tables.Tables // those that the kernel does not hold yet
+	Walls      []Wall
+	Netns      uint64 // cookie of the container's netns
+	Cgroup     string // path of its cgroup directory
+}
+
+// Install puts a container under its policy. It may be repeated: the end is the
+// same. On an error everything is taken back that this call brought, and what
+// remains of the container's devices drops.
+func (s *Set) Install(setup Setup) (err error) {
+	if setup.Subject == 0 || setup.Subject > s.sizes.Containers {
+		return fmt.Errorf("protect container: number %d is out of range 1 to %d", setup.Subject, s.sizes.Containers)
+	}
+	stack, err := newStack(setup.Layers)
+	if err != nil {
+		return err
+	}
+	endpoints, err := newEndpoints(setup)
+	if err != nil {
+		return err
+	}
+	steps, close, err := s.prepare(setup)
+	if err != nil {
+		return err
+	}
+	defer close()
+	for _, wall := range setup.Walls {
+		steps = append(steps,
+			func() error { return s.attach(wall, ebpf.AttachTCXIngress) },
+			func() error { return s.attach(wall, ebpf.AttachTCXEgress) })
+	}
+	steps = append(steps, func() error { return s.attachGate(setup.Cgroup) })
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Remove(setup))
+		}
+	}()
+	if err := together(steps...); err != nil {
+		return err
+	}
+	if err := s.objs.Counters.Update(setup.Subject, make([]kernelTally, ebpf.MustPossibleCPU()), ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+		return fmt.Errorf("create counters: %w", err)
+	}
+	if err := s.setStack(setup.Subject, stack, setup.Generation); err != nil {
+		return err
+	}
+	for key, endpoint := range endpoints {
+		if err := s.objs.Endpoints.Put(&key, &endpoint); err != nil {
+			if errors.Is(err, unix.E2BIG) {
+				return fmt.Errorf("write endpoint: %d interfaces are covered already: %w", s.objs.Endpoints.MaxEntries(), err)
+			}
+			return fmt.Errorf("write endpoint: %w", err)
+		}
+	}
+	return nil
+}
+
+// prepare makes the container's maps and the tables it needs, and returns the
+// steps that make them reachable.
+func (s *Set) prepare(setup Setup) (steps []func() error, close func(), err error) {
+	var open []interface{ Close() error }
+	close = func() {
+		for _, m := range open {
+			m.Close()
+		}
+	}
+	defer func() {
+		if err != nil {
+			close()
+		}
+	}()
+	for number, t := range setup.Tables {
+		f, err := fill(number, t)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, m := range []*ebpf.Map{f.prefixes, f.intervals, f.furthers} {
+			if m != nil {
+				open = append(open, m)
+			}
+		}
+		steps = append(steps, s.publish(f)...)
+	}
+	for _, own := range []struct {
+		outer *ebpf.Map
+		spec  *ebpf.MapSpec
+	}{
+		{s.objs.Evidence, &ebpf.MapSpec{Name: "b_evidence", Type: ebpf.LRUHash, MaxEntries: s.sizes.Evidence,
+			KeySize: sizeOf[kernelTuple](), ValueSize: sizeOf[kernelSighting]()}},
+		{s.objs.Memories, &ebpf.MapSpec{Name: "b_memory", Type: ebpf.Array, MaxEntries: memorySlots,
+			KeySize: 4, ValueSize: 64}},
+		{s.objs.Recorders, &ebpf.MapSpec{Name: "b_recorder", Type: ebpf.Array, MaxEntries: s.sizes.Events + 1,
+			Flags: mmapable | innerMap, KeySize: 4, ValueSize: sizeOf[kernelEvent]()}},
+	} {
+		m, err := ebpf.NewMap(own.spec)
+		if err != nil {
+			return nil, nil, fmt.Errorf("create %s: %w", own.spec.Name, err)
+		}
+		open = append(open, m)
+		if own.outer == s.objs.Recorders {
+			epoch, err := bootEpoch()
+			if err != nil {
+				return nil, nil, err
+			}
+			if err := m.Put(uint32(0), &kernelEventHead{Slots: uint64(s.sizes.Events), Epoch: epoch}); err != nil {
+				return nil, nil, fmt.Errorf("create %s: %w", own.spec.Name, err)
+			}
+		}
+		steps = append(steps, put(own.outer, setup.Subject, m))
+	}
+	return steps, close, nil
+}
+
+// RECENT_SLOTS + MUTE_SLOTS of bouheki.h: an array of another size is refused by the outer map.
+const memorySlots = 512
+
+func newStack(layers []Layer) (stack kernelStack, err error) {
+	if len(layers) == 0 || len(layers) > len(stack.Table) {
+		return stack, fmt.Errorf("protect container: %d policies, 1 to %d can hold", len(layers), len(stack.Table))
+	}
+	for i, layer := range layers {
+		stack.Table[i] = layer.Table
+		stack.Mode[i] = uint8(kernelActionACTION_BLOCK)
+		if layer.Monitor {
+			stack.Mode[i] = uint8(kernelActionACTION_MONITOR)
+		}
+	}
+	stack.Layers = uint8(len(layers))
+	return stack, nil
+}
+
+// setStack writes the stack that is not in use, then makes it the one that is.
+func (s *Set) setStack(number uint32, stack kernelStack, generation uint64) error {
+	var subject kernelSubject
+	if err := s.objs.Subjects.Lookup(number, &subject); err != nil {
+		return fmt.Errorf("read policy of container: %w", err)
+	}
+	slot := (subject.Word & 1) ^ 1
+	subject.Stack[slot] = stack
+	if err := s.objs.Subjects.Put(number, &subject); err != nil {
+		return fmt.Errorf("write policy of container: %w", err)
+	}
+	subject.Word = generation<<1 | slot
+	if err := s.objs.Subjects.Put(number, &subject); err != nil {
+		return fmt.Errorf("write policy of container: %w", err)
+	}
+	return nil
+}
+
+// Update changes the policy of a running container. A packet is judged by the old
+// policy or by the new one; a connection by the new one from its next packet on.
+func (s *Set) Update(subject uint32, generation uint64, layers []Layer, new map[uint32]*tables.Tables) error {
+	stack, err := newStack(layers)
+	if err != nil {
+		return err
+	}
+	var steps []func() error
+	for number, t := range new {
+		f, err := fill(number, t)
+		if err != nil {
+			return err
+		}
+		defer f.close()
+		steps = append(steps, s.publish(f)...)
+	}
+	if err := together(steps...); err != nil {
+		return err
+	}
+	return s.setStack(subject, stack, generation)
+}
+
+// newEndpoints spells a setup's entries of the endpoints map: the device at
+// which each wall stands, the container's end of it, and lo for its netns.
+func newEndpoints(setup Setup) (map[kernelEndpointKey]kernelEndpoint, error) {
+	entries := map[kernelEndpointKey]kernelEndpoint{
+		{Netns: setup.Netns, Ifindex: 1}: {Subject: setup.Subject},
+	}
+	for _, wall := range setup.Walls {
+		e := kernelEndpoint{Subject: setup.Subject, Mac: wall.MAC}
+		if len(wall.IPv4) > len(e.Addr4) {
+			return nil, fmt.Errorf("protect interface: it has %d IPv4 addresses, %d can be held\nhint: name its networks in the policy's `source`", len(wall.IPv4), len(e.Addr4))
+		}
+		if len(wall.OnLink) > len(e.Onlink) {
+			return nil, fmt.Errorf("protect interface: it has %d IPv6 on-link prefixes, %d can be held\nhint: name its networks in the policy's `source`", len(wall.OnLink), len(e.Onlink))
+		}
+		for i, addr := range wall.IPv4 {
+			a := addr.As4()
+			e.Addr4[i] = nativeUint32(a)
+		}
+		e.Addrs = uint8(len(wall.IPv4))
+		for i, prefix := range wall.OnLink {
+			e.Onlink[i] = kernelOnlink{Addr: prefix.Addr().As16(), Bits: uint32(prefix.Bits())}
+		}
+		e.Prefixes = uint8(len(wall.OnLink))
+		if wall.At == wall.Inside {
+			e.Flags = endpointInside
+		}
+		entries[kernelEndpointKey{Netns: wall.At.Netns, Ifindex: wall.At.Index}] = e
+		entries[kernelEndpointKey{Netns: wall.Inside.Netns, Ifindex: wall.Inside.Index}] = e
+	}
+	return entries, nil
+}
+
+const endpointInside = 1 // ENDPOINT_INSIDE
+
+// Remove takes a container out of the kernel: what Install brought, tables
+// excepted. Devices and cgroups that are gone are no error. A device that still
+// exists is freed of the programs first; without an entry it would drop.
+func (s *Set) Remove(setup Setup) error {
+	var steps []func() error
+	for _, wall := range setup.Walls {
+		steps = append(steps,
+			func() error { return s.detach(wall, ebpf.AttachTCXIngress) },
+			func() error { return s.detach(wall, ebpf.AttachTCXEgress) })
+	}
+	if setup.Cgroup != "" {
+		steps = append(steps, func() error { return s.detachGate(setup.Cgroup) })
+	}
+	err := together(steps...)
+	endpoints, _ := newEndpoints(setup)
+	for key := range endpoints {
+		var present kernelEndpoint
+		if s.objs.Endpoints.Lookup(&key, &present) != nil || present.Subject != setup.Subject {
+			continue // gone, or already another container's
+		}
+		if e := s.objs.Endpoints.Delete(&key); e != nil && !errors.Is(e, ebpf.ErrKeyNotExist) {
+			err = errors.Join(err, fmt.Errorf("remove endpoint: %w", e))
+		}
+	}
+	return errors.Join(err, s.forget(setup.Subject))
+}
+
+// forget frees a container's number.
+func (s *Set) forget(subject uint32) error {
+	var none kernelSubject
+	err := s.objs.Subjects.Put(subject, &none)
+	if e := s.objs.Counters.Delete(subject); e != nil && !errors.Is(e, ebpf.ErrKeyNotExist) {
+		err = errors.Join(err, e)
+	}
+	return errors.Join(err, together(
+		drop(s.objs.Evidence, subject),
+		drop(s.objs.Memories, subject),
+		drop(s.objs.Recorders, subject),
+	))
+}
+
+// Discard takes a container out of the kernel of which only the number is known.
+// Its devices must be gone.
+func (s *Set) Discard(subject uint32) error {
+	entries, err := s.Endpoints()
+	for _, entry := range entries {
+		if entry.Subject != subject {
+			continue
+		}
+		key := kernelEndpointKey{Netns: entry.Device.Netns, Ifindex: entry.Device.Index}
+		if e := s.objs.Endpoints.Delete(&key); e != nil && !errors.Is(e, ebpf.ErrKeyNotExist) {
+			err = errors.Join(err, fmt.Errorf("remove endpoint: %w", e))
+		}
+	}
+	return errors.Join(err, s.forget(subject))
+}
+
+// TablesInUse returns the numbers of the tables that judge somebody.
+func (s *Set) TablesInUse() (map[uint32]bool, error) {
+	used := map[uint32]bool{}
+	for n := uint32(1); n <= s.sizes.Containers; n++ {
+		var k kernelSubject
+		if err := s.objs.Subjects.Lookup(n, &k); err != nil {
+			return nil, fmt.Errorf("read policy of container: %w", err)
+		}
+		if k.Word == 0 {
+			continue
+		}
+		stack := k.Stack[k.Word&1]
+		for _, table := range stack.Table[:min(int(stack.Layers), len(stack.Table))] {
+			used[table] = true
+		}
+	}
+	return used, nil
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/bouheki/bouheki/pkg/tables"
+)
+
+// filled holds the inner maps of one policy's tables, not yet reachable.
+type filled struct {
+	number                        uint32
+	prefixes, intervals, furthers *ebpf.Map // furthers is nil without `source`
+}
+
+func (f *filled) close() {
+	for _, m := range []*ebpf.Map{f.prefixes, f.intervals, f.furthers} {
+		if m != nil {
+			m.Close()
+		}
+	}
+}
+
+func trieSpec(name string, entries int) *ebpf.MapSpec {
+	return &ebpf.MapSpec{
+		Name: name, Type: ebpf.LPMTrie, Flags: noPrealloc, MaxEntries: uint32(max(entries, 1)),
+		KeySize: sizeOf[kernelPrefixKey](), ValueSize: sizeOf[kernelPrefix](),
+	}
+}
+
+// fill makes and fills the inner maps of t.
+func fill(number uint32, t *tables.Tables) (f *filled, err error) {
+	f = &filled{number: number}
+	defer func() {
+		if err != nil {
+			f.close()
+		}
+	}()
+	if f.prefixes, err = fillTrie("b_prefixes", len(t.Prefixes), func(i int) (kernelPrefixKey, kernelPrefix) {
+		p := t.Prefixes[i]
+		return kernelPrefixKey{Bits: uint32(p.Bits), Addr: p.Addr},
+			kernelPrefix{Offset: p.Offset, Count: p.Count, Verdict: uint32(p.Verdict)}
+	}); err != nil {
+		return nil, err
+	}
+	if len(t.Sources) > 0 {
+		if f.furthers, err = fillTrie("b_sources", len(t.Sources), func(i int) (kernelPrefixKey, kernelPrefix) {
+			return kernelPrefixKey{Bits: uint32(t.Sources[i].Bits), Addr: t.Sources[i].Addr}, kernelPrefix{}
+		}); err != nil {
+			return nil, err
+		}
+	}
+	if len(t.Intervals) == 0 {
+		return f, nil
+	}
+	f.intervals, err = ebpf.NewMap(&ebpf.MapSpec{
+		Name: "b_intervals", Type: ebpf.Array, Flags: innerMap, MaxEntries: uint32(len(t.Intervals)),
+		KeySize: 4, ValueSize: sizeOf[kernelInterval](),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("create intervals: %w", err)
+	}
+	keys := make([]uint32, len(t.Intervals))
+	values := make([]kernelInterval, len(t.Intervals))
+	for i, interval := range t.Intervals {
+		keys[i] = uint32(i)
+		values[i] = kernelInterval{Start: interval.Start, Verdict: uint32(interval.Verdict)}
+	}
+	if _, err = f.intervals.BatchUpdate(keys, values, nil); err != nil {
+		return nil, fmt.Errorf("fill intervals: %w", err)
+	}
+	return f, nil
+}
+
+func fillTrie(name string, n int, entry func(int) (kernelPrefixKey, kernelPrefix)) (*ebpf.Map, error) {
+	m, err := ebpf.NewMap(trieSpec(name, n))
+	if err != nil {
+		return nil, fmt.Errorf("create %s: %w", name, err)
+	}
+	keys := make([]kernelPrefixKey, n)
+	values := make([]kernelPrefix, n)
+	for i := range n {
+		keys[i], values[i] = entry(i)
+	}
+	if n == 0 {
+		return m, nil
+	}
+	if _, err := m.BatchUpdate(keys, values, nil); err != nil {
+		m.Close()
+		return nil, fmt.Errorf("fill %s: %w", name, err)
+	}
+	return m, nil
+}
+
+// publish returns the outer updates that make the tables reachable. Each waits
+// for a grace period of its own; they may run at the same time.
+func (s *Set) publish(f *filled) []func() error {
+	steps := []func() error{put(s.objs.Prefixes, f.number, f.prefixes)}
+	if f.intervals != nil {
+		steps = append(steps, put(s.objs.Intervals, f.number, f.intervals))
+	}
+	if f.furthers != nil {
+		steps = append(steps, put(s.objs.Sources, f.number, f.furthers))
+	}
+	return steps
+}
+
+// RemoveTable takes a table out of the kernel. No stack may name it any more.
+func (s *Set) RemoveTable(number uint32) error {
+	return together(
+		drop(s.objs.Prefixes, number),
+		drop(s.objs.Intervals, number),
+		drop(s.objs.Sources, number),
+	)
+}
+
+// HasTable says whether a table's number is taken in the kernel.
+func (s *Set) HasTable(number uint32) bool {
+	var id uint32
+	return s.objs.Prefixes.Lookup(number, &id) == nil
+}

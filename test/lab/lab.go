@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package lab makes the network of the namespace tests: a host that routes
+// between a container (behind a veth, as a runtime leaves it) and the world.
+//
+//	container eth0 ──veth── host ──veth── world
+//	10.88.0.2           .1  │ 10.77.0.1         10.77.0.2  allowed by most tests
+//	fd88::2            ::1  │ fd77::1           10.77.0.3  denied by most tests
+//	                                            fd77::2, fd77::3
+//
+// Everything is in network namespaces without a name that the test made; they
+// go when the test ends.
+package lab
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// The addresses of the lab.
+var (
+	Container4 = netip.MustParseAddr("10.88.0.2")
+	Container6 = netip.MustParseAddr("fd88::2")
+	Allowed4   = netip.MustParseAddr("10.77.0.2")
+	Denied4    = netip.MustParseAddr("10.77.0.3")
+	Allowed6   = netip.MustParseAddr("fd77::2")
+	Denied6    = netip.MustParseAddr("fd77::3")
+	OnLink6    = netip.MustParsePrefix("fd88::/64")
+)
+
+// Lab is one such network.
+type Lab struct {
+	Host, Container, World netns.NsHandle
+	MAC                    [6]byte // of the container's eth0
+	Inside                 int     // ifindex of eth0 in the container
+	HostEnd                int     // ifindex of its peer in the host
+	HostCookie             uint64
+	ContainerCookie        uint64
+}
+
+// New makes a lab. It needs root: without it the test is skipped with that reason.
+func New(t testing.TB) *Lab {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("SKIP: network namespaces need root")
+	}
+	l := &Lab{}
+	must(t, "make network namespaces", onThread(func() (err error) {
+		for _, ns := range []*netns.NsHandle{&l.Host, &l.Container, &l.World} {
+			if *ns, err = netns.New(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	t.Cleanup(func() {
+		for _, ns := range []netns.NsHandle{l.Host, l.Container, l.World} {
+			ns.Close()
+		}
+	})
+	for _, ns := range []netns.NsHandle{l.Host, l.Container, l.World} {
+		must(t, "switch off duplicate address detection", l.Do(ns, func() error {
+			// Else link-local addresses can't be used for two seconds.
+			return os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0)
+		}))
+	}
+	must(t, "connect the container", l.connect(l.Container, "eth0", "veth0", "10.88.0.2/24", "10.88.0.1/24", "fd88::2/64", "fd88::1/64"))
+	must(t, "connect the world", l.connect(l.World, "eth0", "veth1", "10.77.0.2/24", "10.77.0.1/24", "fd77::2/64", "fd77::1/64"))
+	must(t, "add addresses", l.Do(l.World, func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		return addAddrs(link, "10.77.0.3/24", "fd77::3/64")
+	}))
+	must(t, "route", l.Do(l.Host, func() error {
+		for _, f := range []string{"/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"} {
+			if err := os.WriteFile(f, []byte("1"), 0); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	must(t, "read cookies", l.Do(l.Host, func() (err error) { l.HostCookie, err = Cookie(); return }))
+	must(t, "read cookies", l.Do(l.Container, func() (err error) { l.ContainerCookie, err = Cookie(); return }))
+	must(t, "find the veth", l.Do(l.Container, func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		l.Inside, l.HostEnd = link.Attrs().Index, link.Attrs().ParentIndex
+		copy(l.MAC[:], link.Attrs().HardwareAddr)
+		return nil
+	}))
+	return l
+}
+
+func must(t testing.TB, what string, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+}
+
+// onThread runs f on a thread of its own, which ends with it: whatever namespace
+// f leaves it in is nobody else's.
+func onThread(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		done <- f()
+	}()
+	return <-done
+}
+
+// Do runs f in a network namespace. Goroutines that f starts are not in it.
+func (l *Lab) Do(ns netns.NsHandle, f func() error) error {
+	return onThread(func() error {
+		if err := unix.Setns(int(ns), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network namespace: %w", err)
+		}
+		// /proc/sys/net shows the namespace of the thread that opens it.
+		return f()
+	})
+}
+
+// Command prepares a program to run in a network namespace.
+func (l *Lab) Command(ns netns.NsHandle, name string, args ...string) *exec.Cmd {
+	return exec.Command("nsenter", append([]string{"--net=/proc/" + strconv.Itoa(os.Getpid()) + "/fd/" + strconv.Itoa(int(ns)), "--", name}, args...)...)
+}
+
+// Cookie returns SO_NETNS_COOKIE of the calling thread's namespace.
+func Cookie() (uint64, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	return unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+}
+
+func (l *Lab) connect(ns netns.NsHandle, inside, outside, addr4, gw4, addr6, gw6 string) error {
+	if err := l.Do(l.Host, func() error {
+		veth := netlink.NewVeth(netlink.LinkAttrs{Name: outside})
+		veth.PeerName = inside
+		veth.PeerNamespace = netlink.NsFd(ns)
+		if err := netlink.LinkAdd(veth); err != nil {
+			return err
+		}
+		return up(outside, gw4, gw6)
+	}); err != nil {
+		return err
+	}
+	return l.Do(ns, func() error {
+		if err := up("lo"); err != nil {
+			return err
+		}
+		if err := up(inside, addr4, addr6); err != nil {
+			return err
+		}
+		for _, gw := range []string{gw4, gw6} {
+			ip, _, err := net.ParseCIDR(gw)
+			if err != nil {
+				return err
+			}
+			if err := netlink.RouteAdd(&netlink.Route{Gw: ip}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func up(name string, addrs ...string) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	if err := addAddrs(link, addrs...); err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(link)
+}
+
+func addAddrs(link netlink.Link, addrs ...string) error {
+	for _, a := range addrs {
+		addr, err := netlink.ParseAddr(a)
+		if err != nil {
+			return err
+		}
+		addr.Flags = unix.IFA_F_NODAD // usable at once
+		if err := netlink.AddrAdd(link, addr); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// BPFFS mounts a bpffs of the test's own and returns its path.
+func BPFFS(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("bpf", dir, "bpf", 0, ""); err != nil {
+		t.Skipf("SKIP: mounting a bpffs: %v", err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
