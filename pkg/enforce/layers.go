@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enforce
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/bouheki/bouheki/pkg/policy"
+	"github.com/bouheki/bouheki/pkg/store"
+)
+
+// The layers of CONTRACT 3.1.
+const (
+	KindFloor   = "floor"
+	KindNetwork = "network"
+	KindOwn     = "own"
+)
+
+// InlineName is the policy name of rules that stand in annotations alone.
+const InlineName = "annotations"
+
+// Wish is what a container's annotations ask for.
+type Wish struct {
+	Policy      string
+	Allow, Deny []string
+	Mode        string
+}
+
+func (w Wish) inline() store.Inline { return store.Inline{Allow: w.Allow, Deny: w.Deny, Mode: w.Mode} }
+
+func (w Wish) none() bool { return w.Policy == "" && len(w.Allow)+len(w.Deny) == 0 && w.Mode == "" }
+
+// source says what a layer is to be made of: a policy file, rules in place, both.
+type source struct {
+	kind    string
+	name    string // InlineName: rules in place alone
+	inline  store.Inline
+	trusted bool // the rules in place may widen
+}
+
+// sources decides a container's layers. Annotations are not trusted: an image
+// brings its own, and nothing tells them from the user's (CONTRACT 4). No
+// sources: the container is left alone.
+func (c Config) sources(w Wish) ([]source, error) {
+	var layers []source
+	if c.Floor != "" {
+		layers = append(layers, source{kind: KindFloor, name: c.Floor})
+	}
+	own := source{kind: KindOwn, name: c.Default, inline: w.inline(), trusted: c.Inline == InlineTrusted}
+	rules := len(w.Allow)+len(w.Deny) > 0 || w.Mode != ""
+	if rules && c.Inline == InlineNever {
+		return nil, fmt.Errorf("read annotations: this host takes no rules from annotations (inline = %q)\nhint: name a policy with bouheki.policy", InlineNever)
+	}
+	if w.Policy != "" {
+		if c.Choose != nil && !slices.Contains(*c.Choose, w.Policy) {
+			return nil, fmt.Errorf("choose policy %q: this host lets containers choose only %s", w.Policy, choices(*c.Choose))
+		}
+		own.name = w.Policy
+	}
+	if own.name == "" {
+		if !rules {
+			return layers, nil
+		}
+		own.name = InlineName
+	}
+	return append(layers, own), nil
+}
+
+func choices(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	quoted := make([]string, len(names))
+	for i, name := range names {
+		quoted[i] = fmt.Sprintf("%q", name)
+	}
+	return strings.Join(quoted, ", ")
+}
+
+// parse reads and checks the policy of a source.
+func (c Config) parse(s source) (*policy.Policy, error) {
+	in := policy.Inline{Allow: s.inline.Allow, Deny: s.inline.Deny, Mode: s.inline.Mode}
+	var p *policy.Policy
+	var err error
+	if s.name == InlineName {
+		p, err = policy.FromInline(InlineName, in)
+	} else if p, err = policy.Dir(c.Policies).Load(s.name); err == nil {
+		p, err = withInline(p, in, s.trusted)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return p, p.Unsupported()
+}
+
+func withInline(p *policy.Policy, in policy.Inline, trusted bool) (*policy.Policy, error) {
+	switch {
+	case in.IsZero():
+		return p, nil
+	case trusted:
+		return p.Override(in)
+	default:
+		return p.Tighten(in)
+	}
+}
+
+// reparse rebuilds the policy that a table was made of from the copy that was
+// kept: what the kernel enforces, whatever became of the files.
+func reparse(t store.Table, sources [][]byte) (*policy.Policy, error) {
+	in := policy.Inline{Allow: t.Inline.Allow, Deny: t.Inline.Deny, Mode: t.Inline.Mode}
+	if len(t.Files) == 0 {
+		return policy.FromInline(t.Policy, in)
+	}
+	files := make([]policy.File, len(t.Files))
+	for i, f := range t.Files {
+		files[i] = policy.File{Name: f.Name, Path: f.Path, Data: sources[i]}
+	}
+	p, err := policy.Parse(t.Policy, files)
+	if err != nil {
+		return nil, err
+	}
+	// That it was allowed to widen was decided when it was made.
+	return withInline(p, in, true)
+}
+
+// digest identifies the content of a table: everything that decides what is in
+// it and what its rules are called.
+func digest(name string, inline store.Inline, files []store.File) string {
+	doc, _ := json.Marshal(struct {
+		Name   string
+		Inline store.Inline
+		Files  []store.File
+	}{name, inline, files})
+	sum := sha256.Sum256(doc)
+	return hex.EncodeToString(sum[:])
+}
+
+// files lists the files of a policy with the digest of each.
+func files(p *policy.Policy) (list []store.File, data [][]byte) {
+	for _, f := range p.Files {
+		list = append(list, store.File{Name: f.Name, Path: f.Path, SHA256: sum(f.Data)})
+		data = append(data, f.Data)
+	}
+	return list, data
+}
+
+func sum(data []byte) string {
+	s := sha256.Sum256(data)
+	return hex.EncodeToString(s[:])
+}
+
+// unchanged says whether the files that a table was made of are the same today.
+// Its includes are named in files that are compared too, so none can be missing.
+func (c Config) unchanged(t store.Table) bool {
+	for _, f := range t.Files {
+		data, err := policy.Dir(c.Policies).Read(f.Path)
+		if err != nil || sum(data) != f.SHA256 {
+			return false
+		}
+	}
+	return true
+}
+
+// Concerns says whether a container is to be protected at all. Without a wish, a
+// default and a floor it is left alone.
+func (c Config) Concerns(w Wish) bool {
+	return !w.none() || c.Default != "" || c.Floor != ""
+}

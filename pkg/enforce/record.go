@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enforce
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/bouheki/bouheki/pkg/datapath"
+	"github.com/bouheki/bouheki/pkg/runtime"
+	"github.com/bouheki/bouheki/pkg/store"
+)
+
+func (s source) title() string {
+	switch {
+	case s.name == InlineName:
+		return "read annotations"
+	case s.kind == KindFloor:
+		return fmt.Sprintf("read floor policy %q", s.name)
+	default:
+		return fmt.Sprintf("read policy %q", s.name)
+	}
+}
+
+// record writes down what is known of a container.
+func record(ctr *runtime.Container, layers []store.Layer, notes []string, via string) store.Record {
+	r := store.Record{
+		Key: store.Key{Netns: ctr.Netns.Cookie, Cgroup: ctr.Cgroup.ID},
+		ID:  ctr.ID, Name: ctr.Name, Hostname: ctr.Hostname, Aliases: ctr.Aliases,
+		Started: time.Now(), Pid: ctr.Pid, PidStart: ctr.PidStart,
+		NetnsInode: ctr.Netns.Inode, CgroupPath: ctr.Cgroup.Path,
+		Layers: layers, Coverage: store.Full, Notes: notes, Via: []string{via},
+	}
+	if len(notes) > 0 {
+		r.Coverage = store.Partial
+	}
+	for _, i := range ctr.Interfaces {
+		own := store.Interface{Name: i.Name, Index: i.Index, MAC: net.HardwareAddr(i.MAC[:]).String()}
+		if i.Host != nil {
+			own.HostIndex, own.HostName = i.Host.Index, i.Host.Name
+		}
+		for _, a := range i.IPv4 {
+			own.IPv4 = append(own.IPv4, a.String())
+		}
+		for _, p := range i.OnLink {
+			own.OnLink = append(own.OnLink, p.String())
+		}
+		r.Interfaces = append(r.Interfaces, own)
+	}
+	return r
+}
+
+// newSetup says a record in the datapath's words.
+func newSetup(r store.Record) (datapath.Setup, error) {
+	setup := datapath.Setup{Subject: r.Subject, Generation: r.Generation, Netns: r.Key.Netns, Cgroup: r.CgroupPath}
+	for _, l := range r.Layers {
+		setup.Layers = append(setup.Layers, datapath.Layer{Table: l.Table, Monitor: l.Mode == "monitor"})
+	}
+	host, err := runtime.HostCookie()
+	if err != nil {
+		return setup, err
+	}
+	for _, i := range r.Interfaces {
+		wall := datapath.Wall{
+			At:     datapath.Device{Netns: host, Index: uint32(i.HostIndex)},
+			Inside: datapath.Device{Netns: r.Key.Netns, Index: uint32(i.Index)},
+		}
+		mac, err := net.ParseMAC(i.MAC)
+		if err != nil || len(mac) != len(wall.MAC) {
+			return setup, fmt.Errorf("protect interface %s: its hardware address %q is no Ethernet address", i.Name, i.MAC)
+		}
+		copy(wall.MAC[:], mac)
+		for _, a := range i.IPv4 {
+			addr, err := netip.ParseAddr(a)
+			if err != nil {
+				return setup, fmt.Errorf("protect interface %s: %w", i.Name, err)
+			}
+			wall.IPv4 = append(wall.IPv4, addr)
+		}
+		for _, p := range i.OnLink {
+			prefix, err := netip.ParsePrefix(p)
+			if err != nil {
+				return setup, fmt.Errorf("protect interface %s: %w", i.Name, err)
+			}
+			wall.OnLink = append(wall.OnLink, prefix)
+		}
+		setup.Walls = append(setup.Walls, wall)
+	}
+	return setup, nil
+}
+
+func same(records []store.Record, key store.Key) *store.Record {
+	for i := range records {
+		if records[i].Key == key {
+			return &records[i]
+		}
+	}
+	return nil
+}
+
+// sharing finds the protected container whose network another one joins.
+func sharing(records []store.Record, ctr *runtime.Container) *store.Record {
+	for i, r := range records {
+		if r.Key.Netns == ctr.Netns.Cookie && r.Key.Cgroup != ctr.Cgroup.ID && r.State == store.Attached {
+			return &records[i]
+		}
+	}
+	return nil
+}
+
+func sameTables(a, b []store.Layer) bool {
+	return slices.EqualFunc(a, b, func(x, y store.Layer) bool { return x.Kind == y.Kind && x.Table == y.Table })
+}
+
+func policies(layers []store.Layer) string {
+	names := make([]string, len(layers))
+	for i, l := range layers {
+		names[i] = l.Policy
+	}
+	return strings.Join(names, " + ")
+}
+
+func equalInline(a, b store.Inline) bool {
+	return a.Mode == b.Mode && slices.Equal(a.Allow, b.Allow) && slices.Equal(a.Deny, b.Deny)
+}
+
+// onlyTightens says that rules in place can't widen whatever they are added to.
+func onlyTightens(in store.Inline) bool {
+	return len(in.Allow) == 0 && (in.Mode == "" || in.Mode == "block")
+}
+
+// title is what people call a container.
+func title(r store.Record) string {
+	switch {
+	case r.Name != "":
+		return r.Name
+	case r.ID != "":
+		return r.ID
+	default:
+		return r.Key.String()
+	}
+}

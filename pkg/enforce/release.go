@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enforce
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/bouheki/bouheki/pkg/audit"
+	"github.com/bouheki/bouheki/pkg/datapath"
+	"github.com/bouheki/bouheki/pkg/runtime"
+	"github.com/bouheki/bouheki/pkg/store"
+)
+
+// Release ends the lives of a container that are over. It is called with an ID
+// that says nothing of which life: a record whose container is alive stays.
+func (c Config) Release(id string) error {
+	if known, err := c.knows(id); err != nil || !known {
+		return err
+	}
+	return c.locked(func(e *enforcer) error {
+		records, _ := e.store.Records()
+		var err error
+		for _, r := range records {
+			if r.ID == id && !alive(r) {
+				err = errors.Join(err, e.release(r, records))
+			}
+		}
+		return err
+	})
+}
+
+// knows looks without the lock and without making anything: every container of
+// the host ends here, most were never protected.
+func (c Config) knows(id string) (bool, error) {
+	s, err := store.View(c.dirs())
+	if err != nil {
+		return false, err
+	}
+	defer s.Close()
+	records, _ := s.Records()
+	return slices.ContainsFunc(records, func(r store.Record) bool { return r.ID == id }), nil
+}
+
+// locked opens what is there and runs f under the lock. Where nothing was ever
+// protected there is nothing to do.
+func (c Config) locked(f func(*enforcer) error) error {
+	s, err := store.Open(c.dirs(), LockWait)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	e := &enforcer{config: c, store: s}
+	dir, err := s.PinDir(datapath.ABI)
+	if err != nil {
+		return err
+	}
+	e.set, err = datapath.Open(dir + "/set")
+	if errors.Is(err, datapath.ErrNotLoaded) {
+		e.set, err = datapath.Recover(dir + "/set")
+	}
+	if err != nil && !errors.Is(err, datapath.ErrNotLoaded) {
+		return err
+	}
+	if e.set != nil {
+		defer e.set.Close()
+	}
+	return f(e)
+}
+
+// alive says whether a record's container still runs: its cgroup is the one it
+// was and holds a process, and if it had devices one of them is still there.
+func alive(r store.Record) bool {
+	if !runtime.CgroupAlive(r.CgroupPath, r.Key.Cgroup) {
+		return false
+	}
+	if len(r.Interfaces) == 0 {
+		return true
+	}
+	for _, i := range r.Interfaces {
+		if runtime.DeviceExists(i.HostIndex) {
+			return true
+		}
+	}
+	return false
+}
+
+// release files the events of a container and takes it out of the kernel, unless
+// others use its network: then only its own part goes.
+func (e *enforcer) release(r store.Record, records []store.Record) error {
+	err := e.file(r, records)
+	shared := false
+	for _, other := range records {
+		if other.Key != r.Key && other.Subject == r.Subject && alive(other) {
+			shared = true
+		}
+	}
+	if e.set != nil {
+		setup, e2 := newSetup(r)
+		switch {
+		case e2 != nil:
+			err = errors.Join(err, e2)
+		case shared:
+			err = errors.Join(err, e.set.Ungate(r.CgroupPath))
+		default:
+			err = errors.Join(err, e.set.Remove(setup))
+		}
+	}
+	return errors.Join(err, e.store.Remove(r.Key))
+}
+
+// file appends a container's unread events to the file of past events.
+func (e *enforcer) file(r store.Record, records []store.Record) error {
+	if e.set == nil {
+		return nil
+	}
+	since, err := filed(e.store, r, records)
+	if err != nil {
+		return err
+	}
+	events, last, err := unread(e.set, r, since)
+	if err != nil || len(events) == 0 {
+		return err
+	}
+	resolver := newResolver(e.store)
+	lines := make([]audit.Event, len(events))
+	for i, event := range events {
+		lines[i] = resolver.event(r, event)
+	}
+	if _, err := (audit.File{Path: e.config.dirs().EventsFile()}).Append(lines); err != nil {
+		return fmt.Errorf("file events of %s: %w", title(r), err)
+	}
+	return e.store.SetFiled(r.Key, last)
+}
+
+func unread(set *datapath.Set, r store.Record, since uint64) ([]datapath.Event, uint64, error) {
+	recorder, err := set.Recorder(r.Subject)
+	if errors.Is(err, datapath.ErrNoRecorder) {
+		return nil, since, nil
+	}
+	if err != nil {
+		return nil, since, err
+	}
+	defer recorder.Close()
+	events, _ := recorder.Read(since)
+	if len(events) > 0 {
+		since = events[len(events)-1].Sequence
+	}
+	return events, since, nil
+}
+
+// sweepFor frees what stands in the way of a container, dead lives of its ID and
+// what somebody left who died while preparing, and returns the other records. A
+// failure is no reason to refuse the container: its record stays for gc.
+func (e *enforcer) sweepFor(ctr *runtime.Container) []store.Record {
+	records, _ := e.store.Records()
+	return slices.DeleteFunc(slices.Clone(records), func(r store.Record) bool {
+		if r.Key.Netns == ctr.Netns.Cookie && r.Key.Cgroup == ctr.Cgroup.ID {
+			return false // this very life: a repetition
+		}
+		return (r.ID == ctr.ID || r.State == store.Preparing) && !alive(r) && e.release(r, records) == nil
+	})
+}
+
+// Swept says what a sweep removed.
+type Swept struct {
+	Containers, Tables, Strays int
+}
+
+// Sweep removes everything that dead containers left.
+func (c Config) Sweep() (swept Swept, err error) {
+	err = c.locked(func(e *enforcer) error {
+		swept, err = e.sweep()
+		return err
+	})
+	return swept, err
+}
+
+func (e *enforcer) sweep() (swept Swept, err error) {
+	records, faults := e.store.Records()
+	err = errors.Join(faults...)
+	for _, r := range records {
+		if alive(r) {
+			continue
+		}
+		if e2 := e.release(r, records); e2 != nil {
+			err = errors.Join(err, e2)
+			continue
+		}
+		swept.Containers++
+	}
+	if e.set == nil {
+		return swept, err
+	}
+	records, _ = e.store.Records()
+	strays, e2 := e.sweepStrays(records)
+	swept.Strays = strays
+	tables, e3 := e.sweepTables(records)
+	swept.Tables = tables
+	return swept, errors.Join(err, e2, e3)
+}
+
+// sweepStrays frees kernel entries that no record names (the state directory was
+// lost) once their devices are gone. While a device lives its policy holds.
+func (e *enforcer) sweepStrays(records []store.Record) (int, error) {
+	known := map[uint32]bool{}
+	for _, r := range records {
+		known[r.Subject] = true
+	}
+	host, err := runtime.HostCookie()
+	if err != nil {
+		return 0, err
+	}
+	entries, err := e.set.Endpoints()
+	if err != nil {
+		return 0, err
+	}
+	// The entries of the container's own side can't be seen from here: the host's speak for them.
+	living, dead := map[uint32]bool{}, map[uint32]bool{}
+	for _, entry := range entries {
+		if known[entry.Subject] || entry.Device.Netns != host {
+			continue
+		}
+		if runtime.DeviceExists(int(entry.Device.Index)) {
+			living[entry.Subject] = true
+		} else {
+			dead[entry.Subject] = true
+		}
+	}
+	n := 0
+	for subject := range dead {
+		if living[subject] {
+			continue
+		}
+		err = errors.Join(err, e.set.Discard(subject))
+		n++
+	}
+	return n, err
+}
+
+// sweepTables removes the tables that no container uses.
+func (e *enforcer) sweepTables(records []store.Record) (n int, err error) {
+	used := map[uint32]bool{}
+	for _, r := range records {
+		for _, l := range r.Layers {
+			used[l.Table] = true
+		}
+	}
+	inKernel, err := e.set.TablesInUse()
+	if err != nil {
+		return 0, err
+	}
+	known, _ := e.store.Tables()
+	for _, t := range known {
+		if used[t.ID] || inKernel[t.ID] {
+			continue
+		}
+		if e2 := errors.Join(e.set.RemoveTable(t.ID), e.store.RemoveTable(t.ID)); e2 != nil {
+			err = errors.Join(err, e2)
+			continue
+		}
+		n++
+	}
+	return n, err
+}
