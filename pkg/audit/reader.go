@@ -103,17 +103,19 @@ func (r *Reader) newer() ([]*os.File, error) {
 	}
 }
 
-// tryNewer opens them newest first. What it found is stable if the current file
-// is still the same and the same numbers are taken as before: rotating frees and
-// takes a number with every step and changes the current file with the last.
+// tryNewer opens them newest first. What it found is stable if in the end the
+// newest still has its name and the same numbers are taken as before listing:
+// rotating frees and takes a number with every step but the last, and the last
+// gives that name to another file.
 func (r *Reader) tryNewer() (files []*os.File, stable bool, err error) {
-	current, err := open(r.file.Path)
+	newest := r.file.Path
+	file, err := open(newest)
 	if err != nil {
 		return nil, false, err
 	}
-	if current != nil {
-		files = append(files, current)
-		if r.isAtHand(current) { // the usual case when following
+	if file != nil {
+		files = append(files, file)
+		if r.isAtHand(file) { // the usual case when following
 			closeAll(files)
 			return nil, true, nil
 		}
@@ -131,19 +133,25 @@ func (r *Reader) tryNewer() (files []*os.File, stable bool, err error) {
 			file.Close()
 			break
 		}
+		if len(files) == 0 { // somebody has rotated and not yet made the next file
+			newest = r.file.numbered(n)
+		}
 		files = append(files, file)
+	}
+	if len(files) == 0 {
+		return nil, true, nil
 	}
 
 	again, err := r.file.numbers()
 	if err != nil || !slices.Equal(again, numbers) {
 		return files, false, err
 	}
-	named, err := open(r.file.Path)
+	named, err := open(newest)
 	if err != nil || named == nil {
-		return files, current == nil, err
+		return files, false, err
 	}
 	defer named.Close()
-	return files, current != nil && same(named, current), nil
+	return files, same(named, files[0]), nil
 }
 
 // open opens a file for reading; nil if there is none. A FIFO does not block.
