@@ -106,6 +106,19 @@ func (s *Set) Gate(cgroup string) error { return s.attachGate(cgroup) }
 // Ungate takes it away. A cgroup that is gone is no error.
 func (s *Set) Ungate(cgroup string) error { return s.detachGate(cgroup) }
 
+// Gated returns nil if the gate is at the cgroup.
+func (s *Set) Gated(cgroup string) error {
+	dir, err := os.Open(cgroup)
+	if err != nil {
+		return fmt.Errorf("check cgroup: %w", err)
+	}
+	defer dir.Close()
+	if err := s.gateAttached(dir); err != nil {
+		return fmt.Errorf("check cgroup %s: bouheki's program is not in its place", cgroup)
+	}
+	return nil
+}
+
 // attachGate attaches to a cgroup. BPF_F_ALLOW_MULTI: others' programs run too,
 // and a program that the container's manager attaches can't replace this one.
 func (s *Set) attachGate(path string) error {

@@ -255,6 +255,30 @@ func newEndpoints(setup Setup) (map[kernelEndpointKey]kernelEndpoint, error) {
 
 const endpointInside = 1 // ENDPOINT_INSIDE
 
+// Holds returns nil if the kernel has all that Install would bring, and else what
+// is missing first. It changes nothing.
+func (s *Set) Holds(setup Setup) error {
+	if !s.Taken(setup.Subject) {
+		return fmt.Errorf("check container: the kernel holds no policy for number %d", setup.Subject)
+	}
+	endpoints, err := newEndpoints(setup)
+	if err != nil {
+		return err
+	}
+	for key, want := range endpoints {
+		var present kernelEndpoint
+		if err := s.objs.Endpoints.Lookup(&key, &present); err != nil || present != want {
+			return fmt.Errorf("check device %d: its endpoint entry is missing or another one", key.Ifindex)
+		}
+	}
+	for _, wall := range setup.Walls {
+		if err := s.Attached(wall); err != nil {
+			return err
+		}
+	}
+	return s.Gated(setup.Cgroup)
+}
+
 // Remove takes a container out of the kernel: what Install brought, tables
 // excepted. Devices and cgroups that are gone are no error. A device that still
 // exists is freed of the programs first; without an entry it would drop.

@@ -118,12 +118,7 @@ func (l *Listed) check(set *datapath.Set, r store.Record) error {
 	if err != nil {
 		return err
 	}
-	for _, wall := range setup.Walls {
-		if err := set.Attached(wall); err != nil {
-			return err
-		}
-	}
-	return nil
+	return set.Holds(setup)
 }
 
 // Refusals returns the containers that were not let start, newest last.

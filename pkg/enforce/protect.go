@@ -5,6 +5,7 @@ package enforce
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"time"
 
@@ -120,6 +121,12 @@ func (e *enforcer) protect(ctr *runtime.Container, layers []source, notes []stri
 	}
 	rec := record(ctr, resolved, notes, via)
 	if old := same(records, rec.Key); old != nil {
+		if e.holds(*old, rec) {
+			return nil
+		}
+		if err := e.file(*old, records); err != nil {
+			return err // its recorder is about to be made anew
+		}
 		rec.Subject = old.Subject
 	} else if rec.Subject, err = e.freeSubject(records); err != nil {
 		return err
@@ -146,6 +153,19 @@ func (e *enforcer) protect(ctr *runtime.Container, layers []source, notes []stri
 		return errors.Join(err, e.set.Remove(setup))
 	}
 	return nil
+}
+
+// holds says whether a container is already under what it is to be under: the
+// hook was called twice.
+func (e *enforcer) holds(old, rec store.Record) bool {
+	if old.State != store.Attached || !sameTables(old.Layers, rec.Layers) || !reflect.DeepEqual(old.Interfaces, rec.Interfaces) {
+		return false
+	}
+	setup, err := newSetup(old)
+	if err != nil {
+		return false
+	}
+	return e.set.Holds(setup) == nil
 }
 
 // join protects a container in the network of another: the wall there is the

@@ -87,9 +87,13 @@ func alive(r store.Record) bool {
 }
 
 // release files the events of a container and takes it out of the kernel, unless
-// others use its network: then only its own part goes.
+// others use its network: then only its own part goes. Events that can't be filed
+// (a full disk) keep it where it is, for the next sweep: they are in its recorder.
 func (e *enforcer) release(r store.Record, records []store.Record) error {
 	err := e.file(r, records)
+	if err != nil {
+		return err
+	}
 	shared := false
 	for _, other := range records {
 		if other.Key != r.Key && other.Subject == r.Subject && alive(other) {
@@ -131,7 +135,12 @@ func (e *enforcer) file(r store.Record, records []store.Record) error {
 	if _, err := (audit.File{Path: e.config.dirs().EventsFile()}).Append(lines); err != nil {
 		return fmt.Errorf("file events of %s: %w", title(r), err)
 	}
-	return e.store.SetFiled(r.Key, last)
+	for _, other := range records {
+		if other.Subject == r.Subject && other.Key != r.Key {
+			err = errors.Join(err, e.store.SetFiled(other.Key, last))
+		}
+	}
+	return errors.Join(err, e.store.SetFiled(r.Key, last))
 }
 
 func unread(set *datapath.Set, r store.Record, since uint64) ([]datapath.Event, uint64, error) {
