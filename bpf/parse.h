@@ -209,16 +209,22 @@ __noinline int parse_options(struct __sk_buff *skb, __u32 off, __u32 len)
 	return REASON_NONE;
 }
 
-/* The IPv4 header at f->l3. quoted: inside an ICMP error, where the packet is cut short. */
+/*
+ * The IPv4 header at f->l3. quoted: inside an ICMP error, where the packet is
+ * cut short; f->end says where then.
+ */
 __noinline int parse_ipv4(struct __sk_buff *skb, struct flow *f, bool quoted)
 {
 	__u8 h[20];
 	__u32 header, total, room, offset;
 
-	if (!f || f->l3 + 20 > skb->len || bpf_skb_load_bytes(skb, f->l3, h, 20))
+	if (!f)
+		return REASON_MALFORMED;
+	room = quoted ? f->end : skb->len;
+	if (f->l3 + 20 > room || bpf_skb_load_bytes(skb, f->l3, h, 20))
 		return REASON_MALFORMED;
 	header = (h[0] & 0xf) * 4;
-	room = skb->len - f->l3;
+	room -= f->l3;
 	if (h[0] >> 4 != 4 || header < 20 || header > room)
 		return REASON_MALFORMED;
 	map_ipv4(f->src, *(__be32 *)(h + 12));
@@ -256,7 +262,10 @@ __noinline int parse_ipv6(struct __sk_buff *skb, struct flow *f, bool quoted)
 	__u8 next;
 	bool fragment = false;
 
-	if (!f || f->l3 + 40 > skb->len || bpf_skb_load_bytes(skb, f->l3, h, 40))
+	if (!f)
+		return REASON_MALFORMED;
+	room = quoted ? f->end : skb->len;
+	if (f->l3 + 40 > room || bpf_skb_load_bytes(skb, f->l3, h, 40))
 		return REASON_MALFORMED;
 	f->ipv6 = 1;
 	if (h[0] >> 4 != 6)
@@ -270,7 +279,7 @@ __noinline int parse_ipv6(struct __sk_buff *skb, struct flow *f, bool quoted)
 	/* ::ffff:a.b.c.d on the wire would be judged as the IPv4 address that it is not (RFC 6890 section 2.2.3). */
 	if (is_ipv4(f->src) || is_ipv4(f->dst))
 		return REASON_MALFORMED;
-	room = skb->len - f->l3;
+	room -= f->l3;
 	total = 40 + ((__u32)h[4] << 8 | h[5]);
 	if (total == 40 && skb->gso_segs > 1)
 		total = room; /* BIG TCP (Linux 5.19) */
@@ -372,6 +381,7 @@ __noinline int parse_quote(struct __sk_buff *skb, struct flow *f, struct tuple *
 	__builtin_memset(&q, 0, sizeof(q));
 	__builtin_memset(t, 0, sizeof(*t));
 	q.l3 = f->l4 + 8;
+	q.end = f->end;
 	if (f->ipv6)
 		reason = parse_ipv6(skb, &q, true);
 	else
@@ -382,19 +392,16 @@ __noinline int parse_quote(struct __sk_buff *skb, struct flow *f, struct tuple *
 	__builtin_memcpy(t->local, q.dst, 16);
 	t->proto = q.proto;
 	if (has_ports(q.proto)) {
-		if (bpf_skb_load_bytes(skb, q.l4, h, 4))
+		if (q.l4 + 4 > f->end || bpf_skb_load_bytes(skb, q.l4, h, 4))
 			return -1;
 		t->peer_port = (__u16)h[0] << 8 | h[1];
 		t->local_port = (__u16)h[2] << 8 | h[3];
-	} else if (q.proto == (f->ipv6 ? PROTO_ICMPV6 : PROTO_ICMP)) {
-		if (bpf_skb_load_bytes(skb, q.l4, h, 1))
+	} else if (is_icmp(&q)) {
+		/* Of ICMP only what came in as a request has evidence, by its identifier. */
+		if (q.l4 + 6 > f->end || bpf_skb_load_bytes(skb, q.l4, h, 1) || h[0] != (f->ipv6 ? 128 : 8) ||
+		    bpf_skb_load_bytes(skb, q.l4 + 4, h, 2))
 			return -1;
-		/* Only what came in as a request has evidence. */
-		if (h[0] == (f->ipv6 ? 128 : 8)) {
-			if (bpf_skb_load_bytes(skb, q.l4 + 4, h, 2))
-				return -1;
-			t->local_port = (__u16)h[0] << 8 | h[1];
-		}
+		t->local_port = (__u16)h[0] << 8 | h[1];
 	}
 	return 0;
 }

@@ -273,11 +273,9 @@ static __noinline bool answers_icmp(struct __sk_buff *skb, struct flow *f, const
 
 	if (type == (f->ipv6 ? 129 : 0)) {
 		tuple_of(f, false, &t);
+		/* Not refreshed: else one real request would let a ping socket go on for ever. */
 		e = fresh_evidence(trip->evidence, &t, trip->now);
-		if (!e)
-			return false;
-		refresh(e, trip->now);
-		return e->seen & 1;
+		return e && e->seen & 1;
 	}
 	if (f->ipv6 ? type < 1 || type > 4 : type != 3 && type != 5 && type != 11 && type != 12)
 		return false;

@@ -2,8 +2,6 @@
 
 package policy
 
-import "net/netip"
-
 // answerOrJudge is step 7: a packet is an answer only by evidence of what came
 // in, never by its looks; else step 8 judges it.
 func (e *evaluation) answerOrJudge() Verdict {
@@ -27,21 +25,20 @@ func (e *evaluation) answerOrJudge() Verdict {
 	return e.judge()
 }
 
-// tcpSocketAnswers is step 7a. A socket that was accepted answers the one peer
-// it was accepted from. The container can make another use of it (connect with
+// tcpSocketAnswers is step 7a. A socket that was accepted answers in the one
+// flow it was accepted for. The container can make another use of it (connect with
 // AF_UNSPEC and connect again, TCP_REPAIR): from its first packet elsewhere, or
 // its first SYN, it is a socket like any that calls out, for good.
 func (e *evaluation) tcpSocketAnswers() bool {
-	p, past := e.p, e.past
-	peer := netip.AddrPortFrom(p.Dst, p.DstPort)
+	p, past, flow := e.p, e.past, e.p.outbound()
 	s, known := past.sockets[p.Socket]
 
 	if !p.isBareSYN() {
-		if known && s == (socket{in, peer}) {
+		if known && s == (socket{in, flow}) {
 			return true
 		}
-		if !known && past.flow(p.outbound(), e.now) == in {
-			set(&past.sockets, p.Socket, socket{in, peer})
+		if !known && past.flow(flow, e.now) == in {
+			set(&past.sockets, p.Socket, socket{in, flow})
 			return true
 		}
 	}
@@ -88,7 +85,7 @@ func (e *evaluation) datagram() Verdict {
 	flow := e.p.outbound()
 	dir := e.past.flow(flow, e.now)
 	// Raw sockets and what is forwarded can write any tuple.
-	if dir == in && e.sender != Raw {
+	if dir == in && e.sender != Raw && e.sender != NoSocket {
 		e.past.record(flow, in, e.now)
 		return answer()
 	}

@@ -176,7 +176,8 @@ func TestSource(t *testing.T) {
 
 		// 0.0.0.0 only as DHCP client, :: never, whatever `source` says.
 		{[]string{all}, "0.0.0.0", "255.255.255.255", 68, 67, pass},
-		{[]string{router}, "0.0.0.0", "255.255.255.255", 67, 68, spoofed},
+		{[]string{router}, "0.0.0.0", "255.255.255.255", 67, 67, spoofed},
+		{[]string{router}, "0.0.0.0", "255.255.255.255", 68, 68, spoofed},
 		{[]string{router}, "0.0.0.0", "10.0.0.1", 68, 67, spoofed},
 		{[]string{router}, "::", "2001:db8::1", 1, 2, spoofed},
 		{[]string{router}, "10.99.0.1", "10.0.0.1", 1, 2, pass},
@@ -256,6 +257,7 @@ func TestExempt(t *testing.T) {
 		{"IGMP, TTL 2", igmp("10.88.0.2", "224.0.0.22", 2), NoSocket, noRule},
 		{"IGMP to an address", igmp("10.88.0.2", "10.0.0.1", 1), NoSocket, noRule},
 		{"IGMP of a raw socket", igmp("10.88.0.2", "224.0.0.22", 1), Raw, noRule},
+		{"IGMP, a later fragment", ipv4{dst: "224.0.0.22", ttl: 1, proto: protoIGMP, offset: 8}.frame(), NoSocket, Verdict{Action: Drop, Reason: Fragment, Rule: -1}},
 		{"protocol 2 in IPv6", ipv6{dst: "ff02::16", hop: 1, next: protoIGMP, payload: make([]byte, 8)}.frame(), NoSocket, noRule},
 		{"neighbour discovery's number in IPv4", ipv4{dst: "10.0.0.1", ttl: 255, proto: protoICMPv6, payload: icmp(135, 0)}.frame(), Kernel, noRule},
 	}
@@ -266,10 +268,10 @@ func TestExempt(t *testing.T) {
 		}
 	}
 
-	// A layer that does not know a routed source says so; the others are content.
+	// With a source that is not the interface's it is judged like anything else, in each layer.
 	p := parsed(t, icmp6("2001:db8:99::1", "ff02::16", 1, 143))
 	ls := layers(t, "source = [\"2001:db8:99::/64\"]", nothing)
-	if got, want := Evaluate(ls, eth0, p, Kernel, nil, 0), (Verdict{Drop, Spoofed, 1, -1, false, false}); got != want {
+	if got, want := Evaluate(ls, eth0, p, Kernel, nil, 0), (Verdict{Drop, NoRule, 0, -1, false, false}); got != want {
 		t.Errorf("MLD with a routed source: %+v, want %+v", got, want)
 	}
 }

@@ -36,42 +36,23 @@ func (e *evaluation) housekeeping() (v Verdict, done bool) {
 		// Hop limit 255 says that no router passed it on. Made by anyone else
 		// than the kernel it could redirect the neighbours' traffic.
 		onLink := p.Dst.IsMulticast() || p.Dst.IsLinkLocalUnicast() || containsAddr(e.ifc.OnLink, p.Dst)
-		if e.sender != Kernel || p.HopLimit != 255 || !onLink {
+		// :: asks for routers and whether an address is free.
+		unnamed := p.Src.IsUnspecified() && (p.ICMPType == ndRouterSolicit || p.ICMPType == ndNeighborSolicit)
+		if e.sender != Kernel || p.HopLimit != 255 || !onLink || !unnamed && !e.ownSource() {
 			return e.denied(Spoofed), true
 		}
-		// :: asks for routers and whether an address is free.
-		return e.exemptWithSource(p.ICMPType == ndRouterSolicit || p.ICMPType == ndNeighborSolicit), true
+		return exempt(), true
 
 	case p.Proto == protoICMPv6 && p.IsICMP() && isMLD(p.ICMPType) &&
-		e.sender == Kernel && p.HopLimit == 1 && p.Dst.IsMulticast():
-		return e.exemptWithSource(true), true
-
-	case p.Proto == protoIGMP && p.Dst.Is4() &&
-		e.sender == NoSocket && p.HopLimit == 1 && p.Dst.IsMulticast():
-		// The kernel gives its IGMP no socket.
+		e.sender == Kernel && p.HopLimit == 1 && p.Dst.IsMulticast(),
+		p.Proto == protoIGMP && p.Dst.Is4() &&
+			e.sender == NoSocket && p.HopLimit == 1 && p.Dst.IsMulticast():
+		// The kernel gives its IGMP no socket (igmp_send_report).
 		if p.Src.IsUnspecified() || e.ownSource() {
 			return exempt(), true
 		}
 	}
 	return Verdict{}, false
-}
-
-// exemptWithSource exempts a packet whose source is :: where that may be, or
-// one that step 5 accepts; else the packet is Spoofed in the layer that does not.
-func (e *evaluation) exemptWithSource(unspecified bool) Verdict {
-	if unspecified && e.p.Src.IsUnspecified() {
-		return exempt()
-	}
-	v := e.combine(func(policy *Policy) (Reason, int) {
-		if !e.sourceAllowed(policy) {
-			return Spoofed, -1
-		}
-		return None, -1
-	})
-	if v.Action == Pass {
-		return exempt()
-	}
-	return v
 }
 
 func isMLD(icmpType uint8) bool {

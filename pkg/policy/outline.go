@@ -151,7 +151,6 @@ func (s *outliner) keyValue(table *outline) {
 	s.skipBlank()
 	value := table.child(path[len(path)-1], line)
 	*value = s.value()
-	value.line = line
 }
 
 // keyPath reads a dotted key up to its '=' or ']'. It returns at least one name.

@@ -41,10 +41,10 @@ const (
 	out                      // the container sent first: never an answer
 )
 
-// socket is what is known of a TCP socket: in with the peer it answers, or out.
+// socket is what is known of a TCP socket: in with the flow it answers, or out.
 type socket struct {
 	dir  direction
-	peer netip.AddrPort
+	flow Tuple
 }
 
 type fragmentKey struct {
@@ -58,8 +58,9 @@ type firstFragment struct {
 	seen    time.Duration
 }
 
-// Inbound records a packet towards the container. Nothing inbound is denied;
-// what could not be parsed, and later fragments, leave nothing.
+// Inbound records a packet towards the container: a frame to the interface's
+// own MAC. Nothing inbound is denied; what could not be parsed, and later
+// fragments, leave nothing.
 func (past *Past) Inbound(p Packet, now time.Duration) {
 	if p.Reason != None || p.ARP != nil || p.Later() {
 		return

@@ -102,7 +102,7 @@ func quotedTuple(b []byte, v4 bool) *Tuple {
 			return nil
 		}
 		header := int(b[0]&0x0f) * 4
-		if header < 20 || header > len(b) {
+		if header < 20 || header > len(b) || checkIPv4Options(b[20:header]) != None {
 			return nil
 		}
 		if binary.BigEndian.Uint16(b[6:8])&0x1fff != 0 { // a later fragment
@@ -123,6 +123,9 @@ func quotedTuple(b []byte, v4 bool) *Tuple {
 		t.Proto = walk.proto
 		t.Peer = netip.AddrFrom16([16]byte(b[8:24]))
 		t.Local = netip.AddrFrom16([16]byte(b[24:40]))
+		if t.Peer.Is4In6() || t.Local.Is4In6() {
+			return nil
+		}
 		b = walk.rest
 	}
 	switch {
@@ -134,7 +137,7 @@ func quotedTuple(b []byte, v4 bool) *Tuple {
 		t.LocalPort = binary.BigEndian.Uint16(b[2:4])
 	case isICMP(t.Proto, v4):
 		// Of ICMP only echo requests are evidence.
-		if len(b) < 8 || !isEchoRequest(b[0], v4) {
+		if len(b) < 6 || !isEchoRequest(b[0], v4) {
 			return nil
 		}
 		t.LocalPort = binary.BigEndian.Uint16(b[4:6])
