@@ -209,6 +209,16 @@ __noinline int parse_options(struct __sk_buff *skb, __u32 off, __u32 len)
 	return REASON_NONE;
 }
 
+static __always_inline __u32 end_of(struct __sk_buff *skb, const struct flow *f, bool quoted)
+{
+	__u32 end = skb->len;
+
+	asm volatile("" : "+r"(end)); /* or clang loads both through one pointer, which the verifier refuses */
+	if (quoted)
+		end = f->end;
+	return end;
+}
+
 /*
  * The IPv4 header at f->l3. quoted: inside an ICMP error, where the packet is
  * cut short; f->end says where then.
@@ -220,7 +230,7 @@ __noinline int parse_ipv4(struct __sk_buff *skb, struct flow *f, bool quoted)
 
 	if (!f)
 		return REASON_MALFORMED;
-	room = quoted ? f->end : skb->len;
+	room = end_of(skb, f, quoted);
 	if (f->l3 + 20 > room || bpf_skb_load_bytes(skb, f->l3, h, 20))
 		return REASON_MALFORMED;
 	header = (h[0] & 0xf) * 4;
@@ -264,7 +274,7 @@ __noinline int parse_ipv6(struct __sk_buff *skb, struct flow *f, bool quoted)
 
 	if (!f)
 		return REASON_MALFORMED;
-	room = quoted ? f->end : skb->len;
+	room = end_of(skb, f, quoted);
 	if (f->l3 + 40 > room || bpf_skb_load_bytes(skb, f->l3, h, 40))
 		return REASON_MALFORMED;
 	f->ipv6 = 1;
