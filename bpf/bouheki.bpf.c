@@ -69,13 +69,6 @@ static __noinline __u8 judge_arp(struct __sk_buff *skb, const struct endpoint *e
 	return REASON_NONE;
 }
 
-static __always_inline bool foreign_mac(struct __sk_buff *skb, const struct endpoint *ep)
-{
-	__u8 src[6];
-
-	return bpf_skb_load_bytes(skb, 6, src, 6) || __builtin_memcmp(src, ep->mac, 6);
-}
-
 /* A later fragment carries no ports: it follows the verdict on its first one. */
 static __always_inline void fragment_key(const struct flow *f, struct tuple *t)
 {
@@ -272,11 +265,11 @@ int bouheki_out(struct __sk_buff *skb)
 		count(0, &trip.v, len);
 		return TCX_DROP;
 	}
-	trip.now = bpf_ktime_get_boot_ns();
+	trip.now = clock();
 	reason = parse(skb, &f);
 	if (!reason && f.ethertype == ETH_P_ARP)
 		reason = judge_arp(skb, trip.ep);
-	else if (!reason && foreign_mac(skb, trip.ep))
+	else if (!reason && __builtin_memcmp(f.src_mac, trip.ep->mac, 6))
 		reason = REASON_SPOOFED;
 	if (reason)
 		deny_packet(&trip.stack, reason, &trip.v);
@@ -304,14 +297,11 @@ int bouheki_in(struct __sk_buff *skb)
 {
 	struct endpoint *ep = endpoint_of(skb);
 	struct flow f;
-	__u8 dst[6];
 
-	if (!ep || bpf_skb_load_bytes(skb, 0, dst, 6))
+	if (!ep || parse(skb, &f) || f.ethertype == ETH_P_ARP || f.frag == FRAG_LATER)
 		return TCX_NEXT;
 	/* A bridge floods what is for others: no evidence for an address that is not ours. */
-	if (__builtin_memcmp(dst, ep->mac, 6))
-		return TCX_NEXT;
-	if (parse(skb, &f) || f.ethertype == ETH_P_ARP || f.frag == FRAG_LATER)
+	if (__builtin_memcmp(f.dst_mac, ep->mac, 6))
 		return TCX_NEXT;
 	note_inbound(ep->subject, &f);
 	return TCX_NEXT;

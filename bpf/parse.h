@@ -76,6 +76,8 @@ struct flow {
 	__u8 hop_limit; /* IPv4: TTL */
 	__u8 ports;	/* sport and dport are real */
 	__u8 addrs;	/* src and dst are real */
+	__u8 src_mac[6];
+	__u8 dst_mac[6];
 };
 
 static __always_inline void map_ipv4(__u8 *to, __be32 addr)
@@ -359,6 +361,8 @@ __noinline int parse(struct __sk_buff *skb, struct flow *f)
 	if (skb->len < ETH_HLEN || bpf_skb_load_bytes(skb, 0, &eth, ETH_HLEN))
 		return REASON_MALFORMED;
 	f->ethertype = bpf_ntohs(eth.proto);
+	__builtin_memcpy(f->src_mac, eth.src, 6);
+	__builtin_memcpy(f->dst_mac, eth.dst, 6);
 	f->l3 = ETH_HLEN;
 	/* A tag takes the packet into another network than the one whose addresses are judged. */
 	if (skb->vlan_present || f->ethertype == ETH_P_8021Q || f->ethertype == ETH_P_8021AD || f->ethertype == ETH_P_QINQ1)

@@ -22,6 +22,12 @@ extern void *bpf_cast_to_kern_ctx(void *) __ksym;
 #define FRAGMENT_LIFETIME (30 * SECOND)	    /* net.ipv4.ipfrag_time */
 #define RECENT_LIFETIME (2 * SECOND)
 
+/* CLOCK_MONOTONIC as of the last tick: a few milliseconds are nothing to the lifetimes above, and it costs a tenth. */
+static __always_inline __u64 clock(void)
+{
+	return bpf_ktime_get_coarse_ns();
+}
+
 struct subject_evidence {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1024);
@@ -208,7 +214,7 @@ __noinline int note_inbound(__u32 subject, struct flow *f)
 	struct tuple t;
 	struct sighting *e;
 	void *table;
-	__u64 now = bpf_ktime_get_boot_ns();
+	__u64 now = clock();
 
 	if (!f)
 		return 0;
