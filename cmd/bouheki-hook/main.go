@@ -18,10 +18,7 @@ import (
 	"io"
 	"os"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
-
 	"github.com/bouheki/bouheki/pkg/enforce"
-	"github.com/bouheki/bouheki/pkg/runtime"
 )
 
 const usage = `usage: bouheki-hook [--config FILE] [prestart|createRuntime|poststart|poststop]
@@ -44,18 +41,32 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "bouheki-hook: %v\n%s", err, usage)
 		return 1
 	}
-	h := hook{config: config, stage: stage}
-	err = h.run(stdin)
+	call, err := enforce.ReadCall(stdin, stage)
+	if err != nil {
+		fmt.Fprintf(stderr, "bouheki: %v\n", err)
+		return status(stage == "poststop")
+	}
+	host, err := enforce.LoadConfig(config)
+	if err == nil {
+		err = host.Hook(call)
+	}
 	if err == nil {
 		return 0
 	}
 	fmt.Fprintf(stderr, "bouheki: %v\n", err)
-	if h.releases() {
-		// A container that is gone must not be kept from being cleaned up.
-		return 0
+	if !call.Releases() {
+		if err := host.Reject(call, err); err != nil {
+			fmt.Fprintf(stderr, "bouheki: %v\n", err)
+		}
 	}
-	if kept := h.keep(err); kept != nil {
-		fmt.Fprintf(stderr, "bouheki: %v\n", kept)
+	return status(call.Releases())
+}
+
+// status of a failure: a container that is gone must not be kept from being
+// cleaned up, one that is to come must not start.
+func status(releases bool) int {
+	if releases {
+		return 0
 	}
 	return 1
 }
@@ -84,72 +95,4 @@ func parse(args []string) (config, stage string, err error) {
 		}
 	}
 	return config, stage, nil
-}
-
-// hook is one invocation.
-type hook struct {
-	config string
-	stage  string
-
-	// What is known by the time something fails.
-	host  enforce.Config
-	state *specs.State
-	ctr   *runtime.Container
-}
-
-func (h *hook) releases() bool { return h.stage == "poststop" }
-
-func (h *hook) run(stdin io.Reader) (err error) {
-	if h.state, err = runtime.ReadState(stdin); err != nil {
-		return err
-	}
-	if h.stage == "" {
-		h.stage = "createRuntime"
-		if h.state.Status == specs.StateStopped {
-			h.stage = "poststop"
-		}
-	}
-	if h.host, err = enforce.LoadConfig(h.config); err != nil {
-		return err
-	}
-	switch h.stage {
-	case "poststop":
-		return h.host.Release(h.state.ID)
-	case "poststart":
-		// The container runs: everything was done before its first instruction.
-		return nil
-	default:
-		return h.protect()
-	}
-}
-
-func (h *hook) protect() error {
-	a, err := runtime.ParseAnnotations(h.state.Annotations)
-	if err != nil {
-		return err
-	}
-	wish := enforce.Wish{Policy: a.Policy, Allow: a.Allow, Deny: a.Deny, Mode: a.Mode}
-	if !h.host.Concerns(wish) {
-		return nil
-	}
-	spec, err := runtime.ReadSpec(h.state.Bundle)
-	if err != nil {
-		return err
-	}
-	if h.ctr, err = h.host.Inspect(h.state, spec); err != nil {
-		return err
-	}
-	return h.host.Protect(h.ctr, wish, "hook")
-}
-
-// keep writes the refusal where `bouheki logs` finds it.
-func (h *hook) keep(reason error) error {
-	if h.state == nil {
-		return nil
-	}
-	name := ""
-	if h.ctr != nil {
-		name = h.ctr.Name
-	}
-	return h.host.Reject(h.state.ID, name, h.stage, reason)
 }

@@ -119,8 +119,9 @@ func (s *Set) Gated(cgroup string) error {
 	return nil
 }
 
-// attachGate attaches to a cgroup. BPF_F_ALLOW_MULTI: others' programs run too,
-// and a program that the container's manager attaches can't replace this one.
+// attachGate attaches to a cgroup. BPF_F_ALLOW_MULTI is what keeps it there: a
+// program attached without that flag can be detached by any process, with no
+// capability at all, that can open its cgroup's directory.
 func (s *Set) attachGate(path string) error {
 	dir, err := os.Open(path)
 	if err != nil {

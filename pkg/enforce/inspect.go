@@ -13,16 +13,14 @@ import (
 	"github.com/bouheki/bouheki/pkg/runtime"
 )
 
-// Inspect finds out who a container is. In a rootless engine it refuses: there
-// the hook has no say over the host's devices.
-func (c Config) Inspect(state *specs.State, spec *specs.Spec) (*runtime.Container, error) {
-	if err := requireRoot(); err != nil {
-		return nil, err
-	}
-	return runtime.Inspect(state, spec, c.Policies, c.BPFFS, c.State, c.Log, c.path)
+// inspect finds out who a container is. What decides about the wall must not lie
+// in its reach: policies, records, pins, configuration.
+func (c Config) inspect(state *specs.State, spec *specs.Spec) (*runtime.Container, error) {
+	return runtime.Inspect(state, spec, c.Policies, c.BPFFS, c.State, c.path)
 }
 
-// requireRoot: root of the host's user namespace, not of one of its own.
+// requireRoot refuses a rootless engine: there the hook has no say over the host's
+// devices. Root of the host's user namespace, that is, not of one of its own.
 func requireRoot() error {
 	hint := "\nhint: run the engine as root (sudo podman …); a rootless engine's containers can't be covered"
 	if os.Geteuid() != 0 {

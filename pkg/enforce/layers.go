@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/bouheki/bouheki/pkg/policy"
+	"github.com/bouheki/bouheki/pkg/runtime"
 	"github.com/bouheki/bouheki/pkg/store"
 )
 
@@ -25,15 +26,11 @@ const (
 const InlineName = "annotations"
 
 // Wish is what a container's annotations ask for.
-type Wish struct {
-	Policy      string
-	Allow, Deny []string
-	Mode        string
-}
+type Wish runtime.Annotations
 
 func (w Wish) inline() store.Inline { return store.Inline{Allow: w.Allow, Deny: w.Deny, Mode: w.Mode} }
 
-func (w Wish) none() bool { return w.Policy == "" && len(w.Allow)+len(w.Deny) == 0 && w.Mode == "" }
+func (w Wish) none() bool { return !runtime.Annotations(w).Present() }
 
 // source says what a layer is to be made of: a policy file, rules in place, both.
 type source struct {
@@ -166,8 +163,8 @@ func (c Config) unchanged(t store.Table) bool {
 	return true
 }
 
-// Concerns says whether a container is to be protected at all. Without a wish, a
+// concerns says whether a container is to be protected at all. Without a wish, a
 // default and a floor it is left alone.
-func (c Config) Concerns(w Wish) bool {
+func (c Config) concerns(w Wish) bool {
 	return !w.none() || c.Default != "" || c.Floor != ""
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"strings"
 	"time"
 
 	"github.com/bouheki/bouheki/pkg/datapath"
@@ -158,10 +157,4 @@ func (c Config) Layers(container string) ([]policy.Layer, error) {
 		layers = append(layers, policy.Layer{Kind: l.Kind, Policy: p})
 	}
 	return layers, nil
-}
-
-// Reject keeps the reason why a container was not let start where `bouheki logs`
-// finds it: crun throws a hook's standard error away.
-func (c Config) Reject(id, name, stage string, reason error) error {
-	return c.dirs().Refuse(store.Refusal{Time: time.Now(), ID: id, Name: name, Stage: stage, Message: strings.TrimSpace(reason.Error())})
 }

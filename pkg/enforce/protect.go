@@ -21,9 +21,9 @@ import (
 // hooks.d file, so that the refusal says why.
 const LockWait = 8 * time.Second
 
-// Protect puts a container under its policy before its first instruction runs.
+// protect puts a container under its policy before its first instruction runs.
 // On an error the container must not start.
-func (c Config) Protect(ctr *runtime.Container, wish Wish, via string) error {
+func (c Config) protect(ctr *runtime.Container, wish Wish, via string) error {
 	layers, err := c.sources(wish)
 	if err != nil || len(layers) == 0 {
 		return err

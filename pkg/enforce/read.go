@@ -71,9 +71,6 @@ func unprotected(f runtime.Found, records []store.Record) Listed {
 		ID: f.ID, Name: f.Name, Aliases: f.Aliases, Started: f.Started, Pid: f.Pid,
 		Blocked: map[string]Tally{}, Monitored: map[string]Tally{},
 	}
-	if f.Engine != "" {
-		l.Notes = append(l.Notes, "started by "+f.Engine)
-	}
 	if f.HostNet {
 		l.Notes = append(l.Notes, "shares the host's network")
 	}

@@ -34,8 +34,11 @@ func (p *process) hierarchies() ([]hierarchy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read cgroup: %w", err)
 	}
-	var all []hierarchy
-	for line := range strings.Lines(string(data)) {
+	return parseHierarchies(string(data))
+}
+
+func parseHierarchies(text string) (all []hierarchy, err error) {
+	for line := range strings.Lines(text) {
 		f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
 		if len(f) != 3 {
 			return nil, fmt.Errorf("parse cgroup: %q", line)
@@ -91,9 +94,11 @@ func cgroupDir(own mountTree, path string) (string, error) {
 		if m.fstype != "cgroup2" || !under(path, m.root) || own.at(m.point).id != m.id {
 			continue
 		}
-		return filepath.Join(m.point, strings.TrimPrefix(path, strings.TrimSuffix(m.root, "/"))), nil
+		if rest := strings.TrimPrefix(path, strings.TrimSuffix(m.root, "/")); !strings.Contains(rest+"/", "/../") {
+			return filepath.Join(m.point, rest), nil
+		}
 	}
-	return "", fmt.Errorf("find cgroup: no mount of cgroup2 shows %s", path)
+	return "", fmt.Errorf("find cgroup: no mount of cgroup2 shows %s\nhint: the hook must run in the host's cgroup namespace", path)
 }
 
 func cgroupMembers(path string) ([]int, error) {

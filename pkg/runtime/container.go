@@ -47,8 +47,8 @@ type Container struct {
 // Inspect finds out who a container is, from its state and config.json and from the
 // kernel. The container's process must exist and wait, as it does while a prestart,
 // createRuntime or poststart hook runs. guard names files and directories that
-// decide about the wall (policies, state, programs): a container that has one of
-// them mounted could undo it, see [Power].
+// decide about the wall (policies, state, programs): a container that can write
+// there could undo it, see [Power].
 //
 // It refuses a pid of 1 or less: in its createContainer stage runc says 1 and crun
 // 0, and process 1 of the /proc in sight is the host's. Errors of the kernel are

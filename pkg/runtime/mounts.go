@@ -5,10 +5,11 @@ package runtime
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // mount is one line of mountinfo.
@@ -50,8 +51,9 @@ func parseMounts(mountinfo string) (mountTree, error) {
 		ids[m.id] = true
 		mounts = append(mounts, m)
 	}
-	// The parent of the root mount lies outside what the process sees.
-	root := slices.IndexFunc(mounts, func(m mount) bool { return m.point == "/" && !ids[m.parent] })
+	// The parent of the root mount lies outside what the process sees; on a machine
+	// that runs from its initramfs it is its own.
+	root := slices.IndexFunc(mounts, func(m mount) bool { return m.point == "/" && (!ids[m.parent] || m.parent == m.id) })
 	if root < 0 {
 		return mountTree{}, errors.New("parse mountinfo: nothing is mounted at /")
 	}
@@ -67,7 +69,8 @@ func unescape(s string) string {
 }
 
 func ownMounts() (mountTree, error) {
-	data, err := os.ReadFile("/proc/thread-self/mountinfo")
+	const path = "/proc/thread-self/mountinfo"
+	data, err := readProc(unix.AT_FDCWD, path, path)
 	if err != nil {
 		return mountTree{}, fmt.Errorf("read mounts: %w", err)
 	}

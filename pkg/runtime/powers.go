@@ -3,6 +3,7 @@
 package runtime
 
 import (
+	"maps"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -97,13 +98,7 @@ func (w witness) powers() []Power {
 		found = append(found, Power{"/proc/sys writable", "it may have the host's kernel run a program (kernel.core_pattern)", "no --security-opt unmask, and no --privileged"})
 	}
 	found = append(found, w.disks()...)
-	guards := w.guarded()
-	for _, m := range w.mounts {
-		if p, ok := w.mountPower(m, guards); ok && !slices.Contains(found, p) {
-			found = append(found, p)
-		}
-	}
-	return found
+	return append(found, w.mountPowers()...)
 }
 
 // sysctlsWritable says whether a fresh /proc is mounted and /proc/sys left writable
@@ -148,6 +143,29 @@ func deviceNumber(n *int64) string {
 	return strconv.FormatInt(*n, 10)
 }
 
+// mountPowers judges every mount. Of what lies below one that is reported (all of
+// /sys and /run in the host's root) nothing is said again.
+func (w witness) mountPowers() (found []Power) {
+	guards := w.guarded()
+	powers := map[string]Power{}
+	for _, m := range w.mounts {
+		if p, ok := w.mountPower(m, guards); ok {
+			powers[m.point] = p
+		}
+	}
+	reported := func(point string) bool { _, ok := powers[point]; return ok }
+	for _, point := range slices.Sorted(maps.Keys(powers)) {
+		above := filepath.Dir(point)
+		for above != "/" && !reported(above) {
+			above = filepath.Dir(above)
+		}
+		if point == "/" || !reported(above) {
+			found = append(found, powers[point])
+		}
+	}
+	return found
+}
+
 func (w witness) mountPower(m mount, guards []guarded) (Power, bool) {
 	hint := "no mount at " + m.point
 	switch m.fstype {
@@ -187,6 +205,9 @@ type guarded struct {
 func (w witness) guarded() (all []guarded) {
 	add := func(g guarded, names ...string) {
 		for _, g.name = range names {
+			if !filepath.IsAbs(g.name) {
+				continue // not set
+			}
 			g.place = w.own.locate(g.name)
 			all = append(all, g)
 		}
@@ -200,7 +221,7 @@ func (w witness) guarded() (all []guarded) {
 		}
 		add(guarded{why: "it may have the host start what it likes"}, p)
 	}
-	add(guarded{below: true, why: "it holds what decides about the wall"}, w.guard...)
+	add(guarded{writable: true, below: true, why: "it holds what decides about the wall"}, w.guard...)
 	add(guarded{writable: true, why: "it may change what the host's root runs"}, obeyedPaths...)
 	return all
 }

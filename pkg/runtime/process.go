@@ -6,8 +6,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -54,13 +54,30 @@ func (p *process) path(name string) string {
 }
 
 func (p *process) read(name string) ([]byte, error) {
-	fd, err := unix.Openat(int(p.dir.Fd()), name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	return readProc(int(p.dir.Fd()), name, p.dir.Name()+"/"+name)
+}
+
+// readProc reads a file of /proc in few, large pieces: the kernel makes its text anew
+// for every read.
+func readProc(dir int, name, path string) ([]byte, error) {
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: p.dir.Name() + "/" + name, Err: err}
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	f := os.NewFile(uintptr(fd), p.dir.Name()+"/"+name)
-	defer f.Close()
-	return io.ReadAll(f)
+	defer unix.Close(fd)
+	data := make([]byte, 0, 4<<10)
+	for {
+		n, err := unix.Read(fd, data[len(data):cap(data)])
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return nil, &os.PathError{Op: "read", Path: path, Err: err}
+		case n == 0:
+			return data, nil
+		default:
+			data = slices.Grow(data[:len(data)+n], 2<<10)
+		}
+	}
 }
 
 func (p *process) readStat() error {

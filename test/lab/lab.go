@@ -13,6 +13,7 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -20,6 +21,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strconv"
+	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -48,6 +50,29 @@ type Lab struct {
 	ContainerCookie        uint64
 }
 
+// Main runs a package's tests in a process whose own network namespace is a
+// fresh one: then New makes that one the host, as it is for a hook.
+func Main(m *testing.M) int {
+	if os.Geteuid() != 0 || os.Getenv(hostEnv) != "" {
+		return m.Run()
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), hostEnv+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Run(); err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			return exit.ExitCode()
+		}
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+const hostEnv = "BOUHEKI_LAB_HOST"
+
 // New makes a lab. It needs root: without it the test is skipped with that reason.
 func New(t testing.TB) *Lab {
 	t.Helper()
@@ -56,7 +81,13 @@ func New(t testing.TB) *Lab {
 	}
 	l := &Lab{}
 	must(t, "make network namespaces", onThread(func() (err error) {
-		for _, ns := range []*netns.NsHandle{&l.Host, &l.Container, &l.World} {
+		fresh := []*netns.NsHandle{&l.Container, &l.World}
+		if os.Getenv(hostEnv) == "" {
+			fresh = append(fresh, &l.Host)
+		} else if l.Host, err = netns.Get(); err != nil {
+			return err
+		}
+		for _, ns := range fresh {
 			if *ns, err = netns.New(); err != nil {
 				return err
 			}
@@ -64,6 +95,15 @@ func New(t testing.TB) *Lab {
 		return nil
 	}))
 	t.Cleanup(func() {
+		// In a host that other tests use too, what was made must go by itself.
+		_ = l.Do(l.Host, func() error {
+			for _, name := range []string{"veth0", "veth1"} {
+				if link, err := netlink.LinkByName(name); err == nil {
+					_ = netlink.LinkDel(link)
+				}
+			}
+			return nil
+		})
 		for _, ns := range []netns.NsHandle{l.Host, l.Container, l.World} {
 			ns.Close()
 		}

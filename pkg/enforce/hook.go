@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enforce
+
+import (
+	"io"
+	"strings"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/bouheki/bouheki/pkg/runtime"
+	"github.com/bouheki/bouheki/pkg/store"
+)
+
+// Call is one call of the OCI hook.
+type Call struct {
+	state *specs.State
+	stage string
+	name  string // of the container, once it is known
+}
+
+// ReadCall reads the OCI state that a runtime writes to a hook's standard input.
+// Without a stage the state's status decides which it is.
+func ReadCall(stdin io.Reader, stage string) (*Call, error) {
+	state, err := runtime.ReadState(stdin)
+	if err != nil {
+		return nil, err
+	}
+	if stage == "" {
+		stage = "createRuntime"
+		if state.Status == specs.StateStopped {
+			stage = "poststop"
+		}
+	}
+	return &Call{state: state, stage: stage}, nil
+}
+
+// Releases says whether the call comes after a container's end: then it never
+// keeps the engine from cleaning up.
+func (call *Call) Releases() bool { return call.stage == "poststop" }
+
+// Hook does what the call's stage asks for. An error of a stage before the
+// container's first instruction means that it must not start.
+func (c Config) Hook(call *Call) error {
+	switch call.stage {
+	case "poststop":
+		return c.Release(call.state.ID)
+	case "poststart":
+		return nil // everything was done before the first instruction
+	}
+	annotations, err := runtime.ParseAnnotations(call.state.Annotations)
+	if err != nil {
+		return err
+	}
+	wish := Wish(annotations)
+	if !c.concerns(wish) {
+		return nil
+	}
+	if err := requireRoot(); err != nil {
+		return err
+	}
+	spec, err := runtime.ReadSpec(call.state.Bundle)
+	if err != nil {
+		return err
+	}
+	ctr, err := c.inspect(call.state, spec)
+	if err != nil {
+		return err
+	}
+	call.name = ctr.Name
+	return c.protect(ctr, wish, "hook")
+}
+
+// Reject keeps the reason why a container was not let start where `bouheki logs`
+// finds it: crun throws a hook's standard error away.
+func (c Config) Reject(call *Call, reason error) error {
+	return c.dirs().Refuse(store.Refusal{
+		Time: time.Now(), ID: call.state.ID, Name: call.name, Stage: call.stage,
+		Message: strings.TrimSpace(reason.Error()),
+	})
+}
