@@ -76,7 +76,8 @@ static __always_inline void fragment_key(const struct flow *f, struct tuple *t)
 	__builtin_memcpy(t->local, f->src, 16);
 	t->peer_port = f->frag_id >> 16;
 	t->local_port = f->frag_id;
-	t->proto = f->proto;
+	/* RFC 791 counts the protocol in; RFC 8200 does not: options may stand before it, in the first fragment only. */
+	t->proto = f->ipv6 ? 0 : f->proto;
 	t->kind = TUPLE_FRAGMENT;
 	t->pad = 0;
 }
@@ -92,6 +93,11 @@ static __noinline void judge_fragment(const struct flow *f, struct trip *trip)
 		deny_packet(&trip->stack, REASON_FRAGMENT, &trip->v);
 		return;
 	}
+	if (f->frag_at < first->verdict >> 16) {
+		/* Who puts it together may take the ports from here (RFC 1858). */
+		deny_packet(&trip->stack, REASON_MALFORMED, &trip->v);
+		return;
+	}
 	trip->v.action = first->verdict & 0xff;
 	trip->v.reason = (first->verdict >> 8) & 0xff;
 }
@@ -101,7 +107,8 @@ static __noinline void note_fragment(const struct flow *f, struct trip *trip)
 	struct tuple t;
 
 	fragment_key(f, &t);
-	remember(trip->evidence, &t, DIR_OUT, trip->v.action | (__u64)trip->v.reason << 8, trip->now);
+	remember(trip->evidence, &t, DIR_OUT, trip->v.action | (__u64)trip->v.reason << 8 | (__u64)f->frag_at << 16,
+		 trip->now);
 }
 
 static __always_inline void save(struct socket_state *s, const struct trip *trip, const struct tuple *t, __u8 dir, __u32 ifindex)
@@ -297,11 +304,12 @@ int bouheki_in(struct __sk_buff *skb)
 {
 	struct endpoint *ep = endpoint_of(skb);
 	struct flow f;
+	__u8 dst[6];
 
-	if (!ep || parse(skb, &f) || f.ethertype == ETH_P_ARP || f.frag == FRAG_LATER)
-		return TCX_NEXT;
 	/* A bridge floods what is for others: no evidence for an address that is not ours. */
-	if (__builtin_memcmp(f.dst_mac, ep->mac, 6))
+	if (!ep || bpf_skb_load_bytes(skb, 0, dst, 6) || __builtin_memcmp(dst, ep->mac, 6))
+		return TCX_NEXT;
+	if (parse(skb, &f) || f.ethertype == ETH_P_ARP || f.frag == FRAG_LATER)
 		return TCX_NEXT;
 	note_inbound(ep->subject, &f);
 	return TCX_NEXT;

@@ -140,7 +140,7 @@ enum direction {
 
 struct sighting {
 	__u64 seen;    /* last use << 1 | direction: one word, so that no reader sees half of a change */
-	__u64 verdict; /* fragments: action | reason << 8 */
+	__u64 verdict; /* fragments: action | reason << 8 | bytes judged << 16 */
 };
 
 /* An inbound packet that is no evidence of a flow, for what the kernel says to it at once. */

@@ -64,6 +64,7 @@ struct flow {
 	__u32 end;     /* offset behind the IP packet: what follows is padding */
 	__u32 payload; /* TCP: bytes behind its header */
 	__u32 frag_id;
+	__u32 frag_at; /* later fragment: its offset; first: how much of the fragmentable part was judged. Bytes */
 	__u16 sport;   /* of the protocols that have ports; else 0 */
 	__u16 dport;
 	__u16 echo_id; /* ICMP echo request and reply */
@@ -77,7 +78,6 @@ struct flow {
 	__u8 ports;	/* sport and dport are real */
 	__u8 addrs;	/* src and dst are real */
 	__u8 src_mac[6];
-	__u8 dst_mac[6];
 };
 
 static __always_inline void map_ipv4(__u8 *to, __be32 addr)
@@ -116,6 +116,16 @@ static __always_inline bool has_ports(__u8 proto)
 	       proto == PROTO_UDPLITE;
 }
 
+/* How long the part of a header is that can be judged by. */
+static __always_inline __u32 transport_header(__u8 proto, bool icmp)
+{
+	if (proto == PROTO_TCP)
+		return 20;
+	if (proto == PROTO_SCTP || proto == PROTO_DCCP)
+		return 12;
+	return icmp || proto == PROTO_UDP || proto == PROTO_UDPLITE ? 8 : 0;
+}
+
 static __always_inline bool is_icmp(const struct flow *f)
 {
 	return f->proto == (f->ipv6 ? PROTO_ICMPV6 : PROTO_ICMP);
@@ -132,9 +142,10 @@ __noinline int parse_transport(struct __sk_buff *skb, struct flow *f)
 	if (f->end < f->l4)
 		return REASON_MALFORMED;
 	room = f->end - f->l4;
-	if (f->frag == FRAG_LATER) {
+	if (f->frag == FRAG_LATER)
 		return REASON_NONE;
-	}
+	if (f->frag == FRAG_FIRST)
+		f->frag_at = f->l4 - f->frag_at + transport_header(f->proto, is_icmp(f));
 	if (f->proto == PROTO_TCP) {
 		if (room < 20 || bpf_skb_load_bytes(skb, f->l4, h, 20))
 			return REASON_MALFORMED;
@@ -259,6 +270,7 @@ __noinline int parse_ipv4(struct __sk_buff *skb, struct flow *f, bool quoted)
 	if (offset) {
 		f->frag_id = (__u32)h[4] << 8 | h[5];
 		f->frag = offset & 0x1fff ? FRAG_LATER : FRAG_FIRST;
+		f->frag_at = offset & 0x1fff ? (offset & 0x1fff) * 8 : f->l4;
 		/* Eight bytes in stand TCP's flags: a later fragment would overwrite the ones that were judged (RFC 3128). */
 		if ((offset & 0x1fff) == 1 && f->proto == PROTO_TCP)
 			return REASON_MALFORMED;
@@ -331,6 +343,7 @@ __noinline int parse_ipv6(struct __sk_buff *skb, struct flow *f, bool quoted)
 			f->frag_id = (__u32)h[4] << 24 | (__u32)h[5] << 16 | (__u32)h[6] << 8 | h[7];
 			if (offset & 0xfff8) {
 				f->frag = FRAG_LATER;
+				f->frag_at = offset & 0xfff8;
 				f->proto = h[0];
 				f->l4 = at + 8;
 				if ((offset & 0xfff8) == 8 && h[0] == PROTO_TCP)
@@ -338,8 +351,10 @@ __noinline int parse_ipv6(struct __sk_buff *skb, struct flow *f, bool quoted)
 				return REASON_NONE;
 			}
 			/* Offset 0 and no more: an atomic fragment is a whole packet (RFC 6946). */
-			if (offset & 1)
+			if (offset & 1) {
 				f->frag = FRAG_FIRST;
+				f->frag_at = at + 8;
+			}
 		}
 		if (at + len > f->end)
 			return REASON_MALFORMED;
@@ -362,7 +377,6 @@ __noinline int parse(struct __sk_buff *skb, struct flow *f)
 		return REASON_MALFORMED;
 	f->ethertype = bpf_ntohs(eth.proto);
 	__builtin_memcpy(f->src_mac, eth.src, 6);
-	__builtin_memcpy(f->dst_mac, eth.dst, 6);
 	f->l3 = ETH_HLEN;
 	/* A tag takes the packet into another network than the one whose addresses are judged. */
 	if (skb->vlan_present || f->ethertype == ETH_P_8021Q || f->ethertype == ETH_P_8021AD || f->ethertype == ETH_P_QINQ1)

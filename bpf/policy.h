@@ -185,7 +185,7 @@ static __always_inline bool is_dhcp(const struct flow *f)
  */
 __noinline int judge(struct flow *f, struct endpoint *ep, struct stack *stack, struct verdict *v)
 {
-	struct prefix_key key = { .bits = 128 }, src = { .bits = 128 };
+	struct prefix_key key = { .bits = 128 };
 	bool own;
 
 	if (!f || !ep || !stack || !v)
@@ -194,8 +194,6 @@ __noinline int judge(struct flow *f, struct endpoint *ep, struct stack *stack, s
 	v->reason = REASON_NONE;
 	v->rule = RULE_UNKNOWN;
 	v->layer = stack->layers - 1;
-	__builtin_memcpy(key.addr, f->dst, 16);
-	__builtin_memcpy(src.addr, f->src, 16);
 	own = owns(ep, f->src) || is_dhcp(f);
 	for (__u32 i = 0; i < MAX_LAYERS; i++) {
 		__u32 table, rule = RULE_NONE;
@@ -207,10 +205,12 @@ __noinline int judge(struct flow *f, struct endpoint *ep, struct stack *stack, s
 		table = stack->table[i];
 		if (!own) {
 			further = bpf_map_lookup_elem(&sources, &table);
-			if (!further || is_unspecified(f->src) || !bpf_map_lookup_elem(further, &src))
+			__builtin_memcpy(key.addr, f->src, 16);
+			if (!further || is_unspecified(f->src) || !bpf_map_lookup_elem(further, &key))
 				reason = REASON_SPOOFED;
 		}
 		if (!reason) {
+			__builtin_memcpy(key.addr, f->dst, 16);
 			rule = look_up(&key, table, (__u32)f->proto << 16 | f->dport);
 			if ((rule & 3) == RULE_DENY)
 				reason = REASON_DENIED;

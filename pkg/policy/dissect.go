@@ -93,7 +93,7 @@ func (p *Packet) dissectIPv4(b []byte) Reason {
 	flags := binary.BigEndian.Uint16(b[6:8])
 	more, offset := flags&0x2000 != 0, int(flags&0x1fff)*8
 	if more || offset > 0 {
-		p.Fragment = &FragmentInfo{uint32(binary.BigEndian.Uint16(b[4:6])), offset, more}
+		p.Fragment = &FragmentInfo{ID: uint32(binary.BigEndian.Uint16(b[4:6])), Offset: offset, More: more}
 	}
 	return p.dissectTransport(b[header:total]) // bytes after total are padding
 }
@@ -168,11 +168,14 @@ type extensions struct {
 // maxExtensions, a second fragment header, or a routing header with segments
 // left: then the destination address is only the next stop.
 func walkExtensions(next uint8, b []byte) (w extensions, ok bool) {
-	fragments := 0
+	fragments, fragmentable := 0, 0
 	for n := 0; ; n++ {
 		switch next {
 		case extHopByHop, extRouting, extFragment, extAuth, extDestination:
 		default:
+			if w.fragment != nil {
+				w.fragment.Header = fragmentable - len(b)
+			}
 			return extensions{next, b, w.fragment}, true
 		}
 		if n == maxExtensions || len(b) < 8 { // all of them have 8 bytes at least
@@ -195,15 +198,18 @@ func walkExtensions(next uint8, b []byte) (w extensions, ok bool) {
 			more, offset := place&1 != 0, int(place&^7)
 			if offset > 0 {
 				// What follows is the middle of the packet, not a header.
-				w.fragment = &FragmentInfo{binary.BigEndian.Uint32(b[4:8]), offset, more}
+				w.fragment = &FragmentInfo{ID: binary.BigEndian.Uint32(b[4:8]), Offset: offset, More: more}
 				return extensions{b[0], b[8:], w.fragment}, true
 			}
 			if more { // else it is atomic, a whole packet (RFC 6946)
-				w.fragment = &FragmentInfo{binary.BigEndian.Uint32(b[4:8]), 0, true}
+				w.fragment = &FragmentInfo{ID: binary.BigEndian.Uint32(b[4:8]), More: true}
 			}
 		}
 		if length > len(b) {
 			return extensions{}, false
+		}
+		if next == extFragment {
+			fragmentable = len(b) - length
 		}
 		next, b = b[0], b[length:]
 	}

@@ -280,10 +280,10 @@ func TestDissectFragments(t *testing.T) {
 		later    bool
 		port     uint16
 	}{
-		{first(protoUDP, long), FragmentInfo{7, 0, true}, false, 2},
-		{later(protoUDP, 1480), FragmentInfo{7, 1480, false}, true, 0},
-		{six(protoUDP, 0, true, long), FragmentInfo{7, 0, true}, false, 2},
-		{six(protoUDP, 1480, true, long), FragmentInfo{7, 1480, true}, true, 0},
+		{first(protoUDP, long), FragmentInfo{7, 0, true, 8}, false, 2},
+		{later(protoUDP, 1480), FragmentInfo{7, 1480, false, 0}, true, 0},
+		{six(protoUDP, 0, true, long), FragmentInfo{7, 0, true, 8}, false, 2},
+		{six(protoUDP, 1480, true, long), FragmentInfo{7, 1480, true, 0}, true, 0},
 	}
 	for i, test := range tests {
 		p := parsed(t, test.frame)

@@ -102,10 +102,15 @@ func Evaluate(layers []Layer, ifc Interface, p Packet, sender Sender, past *Past
 	// Step 6: a later fragment follows the verdict on its first one. Its source
 	// is the first one's: step 5 was asked there.
 	if p.Later() {
-		if v, ok := past.firstVerdict(&p, now); ok {
-			return v
+		first, ok := past.first(&p, now)
+		if !ok {
+			return e.denied(Fragment)
 		}
-		return e.denied(Fragment)
+		if p.Fragment.Offset < first.header {
+			// Who puts it together may take the ports from here (RFC 1858).
+			return e.denied(Malformed)
+		}
+		return first.verdict
 	}
 	// Steps 7 and 8: an answer passes, all else is judged. Step 5 belongs to 8,
 	// each layer having its own further sources.

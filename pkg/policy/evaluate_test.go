@@ -290,6 +290,12 @@ func TestFragments(t *testing.T) {
 	six := func(more bool, offset int) []byte {
 		return ipv6{next: extFragment, payload: join(fragmentHeader(protoUDP, offset, more, 70000), udp(1, 53, 0))}.frame()
 	}
+	// Options stand before the header, in the first fragment only.
+	options := ipv6{next: extFragment, payload: join(fragmentHeader(extDestination, 0, true, 70001), []byte{protoUDP, 0, 1, 4, 0, 0, 0, 0}, udp(1, 53, 0))}.frame()
+	behind := func(offset int) []byte {
+		return ipv6{next: extFragment, payload: join(fragmentHeader(extDestination, offset, false, 70001), make([]byte, 8))}.frame()
+	}
+	overlap := Verdict{Drop, Malformed, 0, -1, false, false}
 	orphan := Verdict{Drop, Fragment, 0, -1, false, false}
 	denied := Verdict{Drop, Denied, 0, 0, false, false}
 	noRule := Verdict{Drop, NoRule, 0, -1, false, false}
@@ -316,6 +322,9 @@ func TestFragments(t *testing.T) {
 		{later("10.0.0.1", protoUDP, 3), 41 * time.Second, pass},
 		{six(true, 0), 50 * time.Second, noRule},
 		{six(false, 8), 50 * time.Second, noRule},
+		{options, 51 * time.Second, noRule},
+		{behind(8), 51 * time.Second, overlap}, // over the ports
+		{behind(16), 51 * time.Second, noRule},
 	} {
 		if got := Evaluate(own, eth0, parsed(t, step.frame), UDP, past, step.at); !agrees(got, step.want) {
 			t.Errorf("step %d: %+v, want %+v", i, got, step.want)

@@ -38,6 +38,9 @@ type FragmentInfo struct {
 	ID     uint32
 	Offset int  // bytes
 	More   bool // not the last one
+	// Header is how much of the fragmentable part, from its start, was judged:
+	// up to the end of the transport's header. Of a first fragment only.
+	Header int
 }
 
 // ARP is an ARP packet for IPv4 over Ethernet.

@@ -55,6 +55,7 @@ type fragmentKey struct {
 
 type firstFragment struct {
 	verdict Verdict
+	header  int // FragmentInfo.Header
 	seen    time.Duration
 }
 
@@ -112,18 +113,24 @@ func (past *Past) cameIn(flow Tuple, now time.Duration) bool {
 	return ok && now-seen < RecentLifetime
 }
 
-// firstVerdict returns the verdict on the first fragment of p's packet.
-func (past *Past) firstVerdict(p *Packet, now time.Duration) (Verdict, bool) {
+// first returns what is remembered of the first fragment of p's packet.
+func (past *Past) first(p *Packet, now time.Duration) (firstFragment, bool) {
 	first, ok := past.fragments[p.fragmentKey()]
-	return first.verdict, ok && now-first.seen < FragmentLifetime
+	return first, ok && now-first.seen < FragmentLifetime
 }
 
 func (past *Past) rememberFirst(p *Packet, v Verdict, now time.Duration) {
-	set(&past.fragments, p.fragmentKey(), firstFragment{v, now})
+	set(&past.fragments, p.fragmentKey(), firstFragment{v, p.Fragment.Header, now})
 }
 
+// fragmentKey is what makes fragments one packet: RFC 791 counts the protocol in,
+// RFC 8200 does not (options may stand before it, in the first fragment only).
 func (p *Packet) fragmentKey() fragmentKey {
-	return fragmentKey{p.Src, p.Dst, p.Proto, p.Fragment.ID}
+	key := fragmentKey{p.Src, p.Dst, 0, p.Fragment.ID}
+	if p.Src.Is4() {
+		key.proto = p.Proto
+	}
+	return key
 }
 
 func set[K comparable, V any](m *map[K]V, key K, v V) {

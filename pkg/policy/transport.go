@@ -18,6 +18,9 @@ func (p *Packet) dissectTransport(b []byte) Reason {
 		}
 		return None
 	}
+	if p.Fragment != nil {
+		p.Fragment.Header += p.transportHeader()
+	}
 	switch {
 	case p.IsICMP():
 		return p.dissectICMP(b)
@@ -31,6 +34,20 @@ func (p *Packet) dissectTransport(b []byte) Reason {
 		return p.dissectPorts(b, 8)
 	}
 	return None
+}
+
+// transportHeader is how long the part of the header is that can be judged by,
+// 0 of a protocol that has none for us.
+func (p *Packet) transportHeader() int {
+	switch {
+	case p.Proto == protoTCP:
+		return 20
+	case p.Proto == protoSCTP, p.Proto == protoDCCP:
+		return 12
+	case p.IsICMP(), p.Proto == protoUDP, p.Proto == protoUDPLite:
+		return 8
+	}
+	return 0
 }
 
 // dissectPorts reads the ports of a header of at least that many bytes.
