@@ -2,7 +2,11 @@
 
 package datapath
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf"
+)
 
 // Tally is a number of packets and their bytes, link-layer header included.
 type Tally struct {
@@ -67,4 +71,28 @@ func (s *Set) Endpoints() ([]Entry, error) {
 func (s *Set) Taken(subject uint32) bool {
 	var k kernelSubject
 	return s.objs.Subjects.Lookup(subject, &k) == nil && k.Word != 0
+}
+
+// Memory returns the kernel memory, in bytes, of the maps that are a container's
+// alone: its evidence, its short memory, its flight recorder and its counters.
+func (s *Set) Memory(subject uint32) (uint64, error) {
+	total := uint64(sizeOf[kernelTally]()) * uint64(ebpf.MustPossibleCPU())
+	for _, outer := range []*ebpf.Map{s.objs.Evidence, s.objs.Memories, s.objs.Recorders} {
+		var id uint32
+		if err := outer.Lookup(subject, &id); err != nil {
+			return 0, fmt.Errorf("read memory of container: %w", err)
+		}
+		m, err := ebpf.NewMapFromID(ebpf.MapID(id))
+		if err != nil {
+			return 0, fmt.Errorf("read memory of container: %w", err)
+		}
+		info, err := m.Info()
+		m.Close()
+		if err != nil {
+			return 0, fmt.Errorf("read memory of container: %w", err)
+		}
+		bytes, _ := info.Memlock()
+		total += bytes
+	}
+	return total, nil
 }

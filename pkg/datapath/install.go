@@ -87,7 +87,7 @@ func (s *Set) Install(setup Setup) (err error) {
 			err = errors.Join(err, s.Remove(setup))
 		}
 	}()
-	if err := together(steps...); err != nil {
+	if err := s.together(steps...); err != nil {
 		return err
 	}
 	if err := s.objs.Counters.Update(setup.Subject, make([]kernelTally, ebpf.MustPossibleCPU()), ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
@@ -215,7 +215,7 @@ func (s *Set) Update(subject uint32, generation uint64, layers []Layer, new map[
 		defer f.close()
 		steps = append(steps, s.publish(f)...)
 	}
-	if err := together(steps...); err != nil {
+	if err := s.together(steps...); err != nil {
 		return err
 	}
 	return s.setStack(subject, stack, generation)
@@ -292,7 +292,7 @@ func (s *Set) Remove(setup Setup) error {
 	if setup.Cgroup != "" {
 		steps = append(steps, func() error { return s.detachGate(setup.Cgroup) })
 	}
-	err := together(steps...)
+	err := s.together(steps...)
 	endpoints, _ := newEndpoints(setup)
 	for key := range endpoints {
 		var present kernelEndpoint
@@ -313,7 +313,7 @@ func (s *Set) forget(subject uint32) error {
 	if e := s.objs.Counters.Delete(subject); e != nil && !errors.Is(e, ebpf.ErrKeyNotExist) {
 		err = errors.Join(err, e)
 	}
-	return errors.Join(err, together(
+	return errors.Join(err, s.together(
 		drop(s.objs.Evidence, subject),
 		drop(s.objs.Memories, subject),
 		drop(s.objs.Recorders, subject),

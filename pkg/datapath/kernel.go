@@ -5,6 +5,7 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -49,9 +50,15 @@ func drop(outer *ebpf.Map, number uint32) func() error {
 	}
 }
 
+// Waited returns how long calls on this set have waited for the kernel's grace
+// periods so far: the part of a container's start that is not ours.
+func (s *Set) Waited() time.Duration { return s.waited }
+
 // together runs steps that each wait for an RCU grace period, so that they wait
 // for the same one.
-func together(steps ...func() error) error {
+func (s *Set) together(steps ...func() error) error {
+	start := time.Now()
+	defer func() { s.waited += time.Since(start) }()
 	var g errgroup.Group
 	for _, step := range steps {
 		g.Go(step)

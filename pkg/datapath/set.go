@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -29,6 +30,8 @@ type Set struct {
 	objs  kernelObjects
 	sizes Sizes
 	mark  uint64 // of the directory it was pinned in first
+
+	waited time.Duration
 }
 
 // ABI is BOUHEKI_ABI of bouheki.h: sets of different numbers never share a directory.

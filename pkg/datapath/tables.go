@@ -110,7 +110,7 @@ func (s *Set) publish(f *filled) []func() error {
 
 // RemoveTable takes a table out of the kernel. No stack may name it any more.
 func (s *Set) RemoveTable(number uint32) error {
-	return together(
+	return s.together(
 		drop(s.objs.Prefixes, number),
 		drop(s.objs.Intervals, number),
 		drop(s.objs.Sources, number),
