@@ -6,7 +6,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -88,6 +90,9 @@ func (c Config) parse(s source) (*policy.Policy, error) {
 		p, err = policy.FromInline(InlineName, in)
 	} else if p, err = policy.Dir(c.Policies).Load(s.name); err == nil {
 		p, err = withInline(p, in, s.trusted)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w\nhint: `bouheki check` lists the policies of %s", err, c.Policies)
 	}
 	if err != nil {
 		return nil, err

@@ -5,7 +5,6 @@ package enforce
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"github.com/bouheki/bouheki/pkg/datapath"
@@ -21,12 +20,8 @@ func (c Config) view() (*store.Store, *datapath.Set, error) {
 		return nil, nil, err
 	}
 	dir, err := s.PinDir(datapath.ABI)
-	if errors.Is(err, fs.ErrNotExist) {
-		return s, nil, nil
-	}
 	if err != nil {
-		s.Close()
-		return nil, nil, err
+		return s, nil, nil // never made, or lost: what is attached goes on without it
 	}
 	set, err := datapath.Open(dir + "/set")
 	if errors.Is(err, datapath.ErrNotLoaded) {
@@ -45,6 +40,7 @@ type Listed struct {
 	Name       string            `json:"name,omitempty"`
 	Hostname   string            `json:"hostname,omitempty"`
 	Aliases    []string          `json:"aliases,omitempty"`
+	Engine     string            `json:"engine,omitempty"` // of one that is not protected
 	Protected  bool              `json:"protected"`
 	Coverage   string            `json:"coverage,omitempty"` // full, partial
 	Notes      []string          `json:"notes,omitempty"`
@@ -97,7 +93,7 @@ func (c Config) List() ([]Listed, error) {
 // record says.
 func (l *Listed) check(set *datapath.Set, r store.Record) error {
 	if set == nil {
-		return errors.New("its programs are no longer pinned: its policy holds, but can't be changed")
+		return errors.New("its programs are no longer pinned: its policy holds, and the next hook or `bouheki gc` finds them again")
 	}
 	counters, err := set.Counters(r.Subject)
 	if err != nil {

@@ -68,7 +68,7 @@ func isOf(r store.Record, f runtime.Found) bool {
 
 func unprotected(f runtime.Found, records []store.Record) Listed {
 	l := Listed{
-		ID: f.ID, Name: f.Name, Aliases: f.Aliases, Started: f.Started, Pid: f.Pid,
+		Engine: f.Engine, ID: f.ID, Name: f.Name, Aliases: f.Aliases, Started: f.Started, Pid: f.Pid,
 		Blocked: map[string]Tally{}, Monitored: map[string]Tally{},
 	}
 	if f.HostNet {
