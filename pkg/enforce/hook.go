@@ -28,7 +28,7 @@ func ReadCall(stdin io.Reader, stage string) (*Call, error) {
 		return nil, err
 	}
 	if stage == "" {
-		stage = "createRuntime"
+		stage = "prestart"
 		if state.Status == specs.StateStopped {
 			stage = "poststop"
 		}
