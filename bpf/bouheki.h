@@ -6,7 +6,8 @@
  * it through BTF (bpf2go). A change of layout or meaning raises BOUHEKI_ABI,
  * which is part of the pin path: an old and a new set never share a map.
  *
- * Units: times are nanoseconds of CLOCK_BOOTTIME. Byte order: addresses are
+ * Units: times are nanoseconds, of CLOCK_BOOTTIME in events and mutes, else of
+ * the coarse CLOCK_MONOTONIC (see clock() in track.h). Byte order: addresses are
  * in network order, IPv4 as ::ffff:a.b.c.d; everything else, ports included,
  * is in host order.
  */

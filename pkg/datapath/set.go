@@ -106,7 +106,8 @@ func Open(dir string) (*Set, error) {
 }
 
 // Load loads the programs into the kernel and pins them in dir, which must be on
-// bpffs and must not exist: the whole set appears there at once. The memory lock
+// bpffs and must not exist: the whole set appears there at once. Nobody else may
+// load into dir at the same time. The memory lock
 // limit does not matter from Linux 5.11 on, which everything here needs anyway.
 func Load(dir string, sizes Sizes) (*Set, error) {
 	spec, err := loadKernel()
@@ -142,8 +143,12 @@ func Load(dir string, sizes Sizes) (*Set, error) {
 func (s *Set) pin(dir string) error {
 	// No dots: bpffs refuses them.
 	aside := dir + "-" + strconv.Itoa(os.Getpid())
-	if err := os.RemoveAll(aside); err != nil {
-		return fmt.Errorf("pin programs: %w", err)
+	// What somebody left who died on the way: callers hold the lock, so nobody is at it.
+	left, _ := filepath.Glob(dir + "-*")
+	for _, path := range left {
+		if err := os.RemoveAll(path); err != nil {
+			return fmt.Errorf("pin programs: %w", err)
+		}
 	}
 	if err := os.Mkdir(aside, 0o700); err != nil {
 		return fmt.Errorf("pin programs: %w", err)

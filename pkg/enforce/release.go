@@ -127,6 +127,26 @@ func (e *enforcer) file(r store.Record, records []store.Record) error {
 	if err != nil || len(events) == 0 {
 		return err
 	}
+	// Containers in one network have one recorder: their events go by the name of
+	// whose network it is, the oldest.
+	owner := r
+	for _, other := range records {
+		if other.Subject == r.Subject && other.Started.Before(owner.Started) {
+			owner = other
+		}
+	}
+	if err := e.append(owner, events); err != nil {
+		return err
+	}
+	for _, other := range records {
+		if other.Subject == r.Subject && other.Key != r.Key {
+			err = errors.Join(err, e.store.SetFiled(other.Key, last))
+		}
+	}
+	return errors.Join(err, e.store.SetFiled(r.Key, last))
+}
+
+func (e *enforcer) append(r store.Record, events []datapath.Event) error {
 	resolver := newResolver(e.store)
 	lines := make([]audit.Event, len(events))
 	for i, event := range events {
@@ -135,12 +155,7 @@ func (e *enforcer) file(r store.Record, records []store.Record) error {
 	if _, err := (audit.File{Path: e.config.dirs().EventsFile()}).Append(lines); err != nil {
 		return fmt.Errorf("file events of %s: %w", title(r), err)
 	}
-	for _, other := range records {
-		if other.Subject == r.Subject && other.Key != r.Key {
-			err = errors.Join(err, e.store.SetFiled(other.Key, last))
-		}
-	}
-	return errors.Join(err, e.store.SetFiled(r.Key, last))
+	return nil
 }
 
 func unread(set *datapath.Set, r store.Record, since uint64) ([]datapath.Event, uint64, error) {
@@ -242,7 +257,17 @@ func (e *enforcer) sweepStrays(records []store.Record) (int, error) {
 		if living[subject] {
 			continue
 		}
-		err = errors.Join(err, e.set.Discard(subject))
+		events, _, e2 := unread(e.set, store.Record{Subject: subject}, 0)
+		if e2 == nil && len(events) > 0 {
+			e2 = e.append(store.Record{}, events) // whose they were is lost, what they say is not
+		}
+		if e2 == nil {
+			e2 = e.set.Discard(subject)
+		}
+		if e2 != nil {
+			err = errors.Join(err, e2)
+			continue
+		}
 		n++
 	}
 	return n, err
@@ -261,6 +286,20 @@ func (e *enforcer) sweepTables(records []store.Record) (n int, err error) {
 		return 0, err
 	}
 	known, _ := e.store.Tables()
+	recorded := map[uint32]bool{}
+	for _, t := range known {
+		recorded[t.ID] = true
+	}
+	for id := uint32(1); id <= e.set.Sizes().Containers; id++ {
+		if recorded[id] || used[id] || inKernel[id] || !e.set.HasTable(id) {
+			continue
+		}
+		if e2 := e.set.RemoveTable(id); e2 != nil { // its record was lost
+			err = errors.Join(err, e2)
+			continue
+		}
+		n++
+	}
 	for _, t := range known {
 		if used[t.ID] || inKernel[t.ID] {
 			continue
