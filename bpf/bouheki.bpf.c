@@ -93,22 +93,23 @@ static __noinline void judge_fragment(const struct flow *f, struct trip *trip)
 		deny_packet(&trip->stack, REASON_FRAGMENT, &trip->v);
 		return;
 	}
-	if (f->frag_at < first->verdict >> 16) {
+	if (f->frag_at < first->judged) {
 		/* Who puts it together may take the ports from here (RFC 1858). */
 		deny_packet(&trip->stack, REASON_MALFORMED, &trip->v);
 		return;
 	}
-	trip->v.action = first->verdict & 0xff;
-	trip->v.reason = (first->verdict >> 8) & 0xff;
+	trip->v = first->verdict;
+	if (first->word != trip->word) /* updated since: its rule stands in another table */
+		trip->v.rule = RULE_UNKNOWN;
 }
 
 static __noinline void note_fragment(const struct flow *f, struct trip *trip)
 {
+	struct sighting e = { .seen = trip->now << 1, .word = trip->word, .verdict = trip->v, .judged = f->frag_at };
 	struct tuple t;
 
 	fragment_key(f, &t);
-	remember(trip->evidence, &t, DIR_OUT, trip->v.action | (__u64)trip->v.reason << 8 | (__u64)f->frag_at << 16,
-		 trip->now);
+	bpf_map_update_elem(trip->evidence, &t, &e, BPF_ANY);
 }
 
 static __always_inline void save(struct socket_state *s, const struct trip *trip, const struct tuple *t, __u8 dir, __u32 ifindex)
@@ -197,7 +198,7 @@ static __noinline void judge_datagram(struct __sk_buff *skb, struct flow *f, str
 	if (may_answer && dir == DIR_IN)
 		trip->v = (struct verdict){ .answer = 1, .rule = RULE_UNKNOWN };
 	else if (judge(f, trip->ep, &trip->stack, &trip->v) != ACTION_BLOCK && !e)
-		remember(trip->evidence, &t, DIR_OUT, 0, trip->now);
+		remember(trip->evidence, &t, DIR_OUT, trip->now);
 	if (!sk || f->frag)
 		return;
 	s = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);

@@ -139,9 +139,23 @@ enum direction {
 	DIR_IN = 1,  /* it came in from outside: what goes back is an answer */
 };
 
+/* What became of a packet. A socket keeps that of its last one, for its next. */
+struct verdict {
+	__u32 rule;  /* index among the layer's rules; RULE_UNKNOWN: none */
+	__u32 table; /* of the layer that decided */
+	__u8 action;
+	__u8 reason;
+	__u8 layer;
+	__u8 answer;
+};
+#define RULE_UNKNOWN 0xffffffff
+
 struct sighting {
-	__u64 seen;    /* last use << 1 | direction: one word, so that no reader sees half of a change */
-	__u64 verdict; /* fragments: action | reason << 8 | bytes judged << 16 */
+	__u64 seen; /* last use << 1 | direction: one word, so that no reader sees half of a change */
+	/* Of a first fragment only: what later ones follow. */
+	__u64 word; /* the subject's word when it was judged */
+	struct verdict verdict;
+	__u32 judged; /* bytes of the fragmentable part */
 };
 
 /* An inbound packet that is no evidence of a flow, for what the kernel says to it at once. */
@@ -165,16 +179,6 @@ union memory {
 	struct mute mute;
 };
 
-/* What a socket's last packet was judged, for its next one. */
-struct verdict {
-	__u32 rule;  /* index among the layer's rules; RULE_UNKNOWN: none */
-	__u32 table; /* of the layer that decided */
-	__u8 action;
-	__u8 reason;
-	__u8 layer;
-	__u8 answer;
-};
-#define RULE_UNKNOWN 0xffffffff
 
 struct socket_state {
 	struct bpf_spin_lock lock; /* two threads may send on one socket: address and verdict must belong together */

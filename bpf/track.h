@@ -192,9 +192,9 @@ static __always_inline void refresh(struct sighting *e, __u64 now)
 		e->seen = now << 1 | (seen & 1);
 }
 
-static __always_inline void remember(void *table, const struct tuple *t, enum direction dir, __u64 verdict, __u64 now)
+static __always_inline void remember(void *table, const struct tuple *t, enum direction dir, __u64 now)
 {
-	struct sighting e = { .seen = now << 1 | dir, .verdict = verdict };
+	struct sighting e = { .seen = now << 1 | dir };
 
 	bpf_map_update_elem(table, t, &e, BPF_ANY);
 }
@@ -249,7 +249,7 @@ __noinline int note_inbound(__u32 subject, struct flow *f)
 		/* An OUT entry stays OUT: else the peer's replies would turn the container's own flow into an answer. */
 		refresh(e, now);
 	else
-		remember(table, &t, DIR_IN, 0, now);
+		remember(table, &t, DIR_IN, now);
 	return 0;
 }
 

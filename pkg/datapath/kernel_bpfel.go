@@ -116,7 +116,17 @@ const (
 type kernelSighting struct {
 	_       structs.HostLayout
 	Seen    uint64
-	Verdict uint64
+	Word    uint64
+	Verdict struct {
+		_      structs.HostLayout
+		Rule   uint32
+		Table  uint32
+		Action uint8
+		Reason uint8
+		Layer  uint8
+		Answer uint8
+	}
+	Judged uint32
 }
 
 type kernelSocketState struct {
