@@ -127,38 +127,45 @@ static __always_inline void save(struct socket_state *s, const struct trip *trip
 }
 
 
-/* What the socket was told about this very flow, under the policy that holds now. */
-static __always_inline bool recall(struct socket_state *s, const struct tuple *t, struct trip *trip, __u32 ifindex, __u8 *dir,
-				   bool *known)
-{
-	bool same;
+/* What a socket's last packet says about this one. */
+struct recollection {
+	bool known; /* it has sent before */
+	bool same;  /* this very flow */
+	bool holds; /* trip->v is what it was told, under the policy that holds now */
+	__u8 dir;
+};
 
+static __always_inline void recall(struct socket_state *s, const struct tuple *t, struct trip *trip, __u32 ifindex,
+				   struct recollection *r)
+{
 	bpf_spin_lock(&s->lock);
-	*known = s->known;
-	*dir = s->dir;
-	same = s->known && s->subject == trip->subject && same_tuple(&s->tuple, t);
-	if (*dir == DIR_OUT && (s->word != trip->word || s->ifindex != ifindex))
-		same = false;
-	if (same && t->proto != PROTO_TCP && trip->now - s->checked > SECOND)
-		same = false; /* the evidence may have changed */
-	if (same)
+	r->known = s->known;
+	r->dir = s->dir;
+	r->same = s->known && s->subject == trip->subject && same_tuple(&s->tuple, t);
+	r->holds = r->same;
+	if (s->dir == DIR_OUT && (s->word != trip->word || s->ifindex != ifindex))
+		r->holds = false;
+	if (t->proto != PROTO_TCP && trip->now - s->checked > SECOND)
+		r->holds = false; /* the evidence may have changed */
+	if (r->holds)
 		trip->v = s->verdict;
 	bpf_spin_unlock(&s->lock);
-	return same;
 }
 
 static __noinline void judge_tcp(struct __sk_buff *skb, struct flow *f, struct trip *trip, struct bpf_sock *sk)
 {
 	struct socket_state *s = bpf_sk_storage_get(&sockets, sk, 0, 0);
-	bool opens = (f->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN, known = false, accepted = false;
-	__u8 dir = DIR_OUT;
+	bool opens = (f->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN, accepted = false;
+	struct recollection r = {};
 	struct tuple t;
 
 	tuple_of(f, false, &t);
+	if (s)
+		recall(s, &t, trip, skb->ifindex, &r);
 	/* An accepted socket that sends a SYN, or to somebody else, has been turned into a client: AF_UNSPEC, TCP_REPAIR. */
-	if (s && recall(s, &t, trip, skb->ifindex, &dir, &known) && !(dir == DIR_IN && opens))
+	if (r.holds && !(r.dir == DIR_IN && opens))
 		return;
-	if (!known && !opens) {
+	if (!r.known && !opens) {
 		struct sighting *e = fresh_evidence(trip->evidence, &t, trip->now);
 
 		accepted = e && e->seen & 1; /* DIR_IN: a SYN of exactly this connection came in */
@@ -179,20 +186,25 @@ static __noinline void judge_tcp(struct __sk_buff *skb, struct flow *f, struct t
  */
 static __noinline void judge_datagram(struct __sk_buff *skb, struct flow *f, struct trip *trip, struct bpf_sock *sk, bool may_answer)
 {
+	struct recollection r = {};
 	struct socket_state *s = 0;
 	struct sighting *e;
 	struct tuple t;
-	bool known;
 	__u8 dir;
 
 	tuple_of(f, false, &t);
 	if (sk && !f->frag) {
 		s = bpf_sk_storage_get(&sockets, sk, 0, 0);
-		if (s && recall(s, &t, trip, skb->ifindex, &dir, &known))
+		if (s)
+			recall(s, &t, trip, skb->ifindex, &r);
+		if (r.holds)
 			return;
 	}
 	e = fresh_evidence(trip->evidence, &t, trip->now);
 	dir = e ? e->seen & 1 : DIR_OUT;
+	/* The entry may have been evicted and made anew by the peer's reply: this socket knows who began. */
+	if (r.same && r.dir == DIR_OUT)
+		dir = DIR_OUT;
 	if (e && (may_answer || dir == DIR_OUT))
 		refresh(e, trip->now);
 	if (may_answer && dir == DIR_IN)
@@ -229,6 +241,18 @@ static __always_inline void judge_flow(struct __sk_buff *skb, struct flow *f, st
 		judge(f, trip->ep, &trip->stack, &trip->v);
 }
 
+/*
+ * What is sent to oneself in the name of a neighbour comes back as if that one
+ * had called: it is no evidence.
+ */
+static __noinline void disown(const struct flow *f, struct trip *trip)
+{
+	struct tuple t;
+
+	tuple_of(f, true, &t);
+	remember(trip->evidence, &t, DIR_OUT, trip->now);
+}
+
 static __always_inline void judge_packet(struct __sk_buff *skb, struct flow *f, struct trip *trip)
 {
 	struct bpf_sock *sk;
@@ -237,6 +261,11 @@ static __always_inline void judge_packet(struct __sk_buff *skb, struct flow *f, 
 
 	if (h == HOUSEKEEPING)
 		return;
+	/* What a socket of the kernel's own protocols sends has the checksum where it belongs. */
+	if ((sender == SENDER_RAW || sender == SENDER_NONE) && rewrites_itself(skb, f)) {
+		deny_packet(&trip->stack, REASON_MALFORMED, &trip->v);
+		return;
+	}
 	if (h == FORGED_HOUSEKEEPING) {
 		deny_packet(&trip->stack, REASON_SPOOFED, &trip->v);
 		return;
@@ -245,6 +274,8 @@ static __always_inline void judge_packet(struct __sk_buff *skb, struct flow *f, 
 		judge_fragment(f, trip);
 		return;
 	}
+	if ((sender == SENDER_RAW || sender == SENDER_NONE) && owns(trip->ep, f->dst))
+		disown(f, trip);
 	judge_flow(skb, f, trip, sk, sender);
 	if (f->frag == FRAG_FIRST)
 		note_fragment(f, trip);
@@ -276,7 +307,7 @@ int bouheki_out(struct __sk_buff *skb)
 	trip.now = clock();
 	reason = parse(skb, &f);
 	if (!reason && f.ethertype == ETH_P_ARP)
-		reason = judge_arp(skb, trip.ep);
+		reason = rewrites_itself(skb, &f) ? REASON_MALFORMED : judge_arp(skb, trip.ep);
 	else if (!reason && __builtin_memcmp(f.src_mac, trip.ep->mac, 6))
 		reason = REASON_SPOOFED;
 	if (reason)
@@ -290,7 +321,14 @@ int bouheki_out(struct __sk_buff *skb)
 	if (trip.v.action == ACTION_BLOCK) {
 		if (make_answer(skb, &f, &trip.v))
 			return TCX_DROP;
-		return bpf_redirect(skb->ifindex, trip.ep->flags & ENDPOINT_INSIDE ? BPF_F_INGRESS : 0);
+		if (trip.ep->flags & ENDPOINT_INSIDE)
+			return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
+		/*
+		 * Straight to the container's end, not out through the host's: where that has no checksum offload, the
+		 * denied packet's checksum would be written into its answer. For the host it was another's packet.
+		 */
+		bpf_skb_change_type(skb, PACKET_HOST);
+		return bpf_redirect_peer(skb->ifindex, 0);
 	}
 	/* Bytes behind the ARP packet are nobody's but a smuggler's. Monitor mode rewrites nothing. */
 	if (!reason && f.ethertype == ETH_P_ARP && len > ETH_HLEN + 28 && blocks(&trip.stack) &&

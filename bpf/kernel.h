@@ -30,6 +30,7 @@ typedef __u32 __wsum;
 #define BPF_MAP_TYPE_HASH 1
 #define BPF_MAP_TYPE_ARRAY 2
 #define BPF_MAP_TYPE_PERCPU_HASH 5
+#define BPF_MAP_TYPE_PERCPU_ARRAY 6
 #define BPF_MAP_TYPE_LRU_HASH 9
 #define BPF_MAP_TYPE_LPM_TRIE 11
 #define BPF_MAP_TYPE_ARRAY_OF_MAPS 12
@@ -40,6 +41,7 @@ typedef __u32 __wsum;
 #define BPF_ANY 0
 #define BPF_NOEXIST 1
 #define BPF_F_INGRESS 1
+#define PACKET_HOST 0
 #define BPF_SK_STORAGE_GET_F_CREATE 1
 #define BPF_TCP_TIME_WAIT 6
 #define BPF_TCP_NEW_SYN_RECV 12
@@ -137,5 +139,12 @@ struct sock {
 struct sk_buff {
 	struct net_device *dev;
 	struct sock *sk;
+	unsigned char *head;
+	unsigned char *data;
+	__u8 ip_summed : 2;
+	__u16 csum_start;  /* from head */
+	__u16 csum_offset; /* from csum_start */
 };
+
+#define CHECKSUM_PARTIAL 3 /* the checksum is written on the way out, by the device or skb_checksum_help() */
 #pragma clang attribute pop

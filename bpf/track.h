@@ -63,6 +63,55 @@ struct {
 	__type(value, struct socket_state);
 } sockets SEC(".maps");
 
+/* The stack of 512 bytes has no room for a second flow. These hooks run with bottom halves off: one at a time on a CPU. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct flow);
+} quotes SEC(".maps");
+
+/*
+ * The packet that an ICMP error quotes, as the tuple of the flow it belongs
+ * to: peer is who sent it. Returns 0 if there is one.
+ */
+__noinline int parse_quote(struct __sk_buff *skb, struct flow *f, struct tuple *t)
+{
+	__u32 zero = 0;
+	struct flow *q = bpf_map_lookup_elem(&quotes, &zero);
+	__u8 h[4];
+	int reason;
+
+	if (!f || !t || !q)
+		return -1;
+	__builtin_memset(q, 0, sizeof(*q));
+	__builtin_memset(t, 0, sizeof(*t));
+	q->l3 = f->l4 + 8;
+	q->end = f->end;
+	if (f->ipv6)
+		reason = parse_ipv6(skb, q, true);
+	else
+		reason = parse_ipv4(skb, q, true);
+	if (reason || q->frag == FRAG_LATER)
+		return -1;
+	__builtin_memcpy(t->peer, q->src, 16);
+	__builtin_memcpy(t->local, q->dst, 16);
+	t->proto = q->proto;
+	if (has_ports(q->proto)) {
+		if (q->l4 + 4 > f->end || bpf_skb_load_bytes(skb, q->l4, h, 4))
+			return -1;
+		t->peer_port = (__u16)h[0] << 8 | h[1];
+		t->local_port = (__u16)h[2] << 8 | h[3];
+	} else if (is_icmp(q)) {
+		/* Of ICMP only what came in as a request has evidence, by its identifier. */
+		if (q->l4 + 6 > f->end || bpf_skb_load_bytes(skb, q->l4, h, 1) || h[0] != (f->ipv6 ? 128 : 8) ||
+		    bpf_skb_load_bytes(skb, q->l4 + 4, h, 2))
+			return -1;
+		t->local_port = (__u16)h[0] << 8 | h[1];
+	}
+	return 0;
+}
+
 enum sender {
 	SENDER_NONE = 0,   /* forwarded, or the kernel without a socket */
 	SENDER_KERNEL = 1, /* a control, request or TIME_WAIT socket */
@@ -103,6 +152,33 @@ static __always_inline bool is_kernel_socket(struct __sk_buff *skb)
 	struct sock *sk = k->sk;
 
 	return sk && BPF_CORE_READ_BITFIELD(sk, sk_kern_sock);
+}
+
+/*
+ * A checksum yet to be written is two bytes that will change after the verdict.
+ * Packet sockets (PACKET_VNET_HDR), XDP sockets and tun devices say where: over
+ * the destination address or port, if they like. It may be the checksum of the
+ * header that is judged, or lie behind that header (a tunnel's inner one).
+ */
+static __always_inline bool rewrites_itself(struct __sk_buff *skb, const struct flow *f)
+{
+	struct sk_buff *k = bpf_cast_to_kern_ctx(skb);
+	__u64 at;
+
+	if (BPF_CORE_READ_BITFIELD(k, ip_summed) != CHECKSUM_PARTIAL)
+		return false;
+	at = (__u64)k->head + k->csum_start + k->csum_offset - (__u64)k->data;
+	if (f->frag == FRAG_LATER || f->ethertype == ETH_P_ARP)
+		return true;
+	if (f->proto == PROTO_TCP && at == f->l4 + 16)
+		return false;
+	if ((f->proto == PROTO_UDP || f->proto == PROTO_UDPLITE) && at == f->l4 + 6)
+		return false;
+	if (f->proto == PROTO_SCTP && at == f->l4 + 8)
+		return false;
+	if (is_icmp(f) && at == f->l4 + 2)
+		return false;
+	return at < f->l4 + transport_header(f->proto, is_icmp(f)) || at >= skb->len;
 }
 
 static __always_inline enum sender sender_of(struct __sk_buff *skb, __u8 proto, struct bpf_sock **full)
@@ -294,6 +370,8 @@ static __noinline bool answers_icmp(struct __sk_buff *skb, struct flow *f, const
 }
 
 /* Neighbour discovery, MLD and IGMP: without them there is no network (CONTRACT 3.4). */
+#define ND_MAX 64 /* a solicitation has 24 bytes, its sender's address and a nonce (RFC 7527) 8 each */
+
 enum housekeeping {
 	NOT_HOUSEKEEPING = 0,
 	HOUSEKEEPING = 1,
@@ -312,10 +390,15 @@ static __noinline enum housekeeping housekeeping(const struct flow *f, const str
 		return NOT_HOUSEKEEPING;
 	unnamed = is_unspecified(f->src);
 	if (nd) {
-		/* From anybody else it would be a way to take over a neighbour's address. */
-		if (sender == SENDER_KERNEL && f->hop_limit == 255 &&
+		/*
+		 * From anybody else it would be a way to take over a neighbour's address. Solicitations and advertisements
+		 * of the kernel are short. A router's messages (134, 137) are not for a container, and a redirect quotes
+		 * 1,232 bytes; what is longer has been mangled on its way.
+		 */
+		if (sender == SENDER_KERNEL && f->hop_limit == 255 && (type == 133 || type == 135 || type == 136) &&
+		    f->end - f->l4 <= ND_MAX &&
 		    (is_multicast(f->dst) || (f->dst[0] == 0xfe && (f->dst[1] & 0xc0) == 0x80) || on_link(ep, f->dst)) &&
-		    ((unnamed && (type == 133 || type == 135)) || owns(ep, f->src)))
+		    ((unnamed && type != 136) || owns(ep, f->src)))
 			return HOUSEKEEPING;
 		return FORGED_HOUSEKEEPING;
 	}

@@ -71,6 +71,32 @@ type kernelEventHead struct {
 	Spare [13]uint64
 }
 
+type kernelFlow struct {
+	_         structs.HostLayout
+	Src       [16]uint8
+	Dst       [16]uint8
+	L3        uint32
+	L4        uint32
+	End       uint32
+	Payload   uint32
+	FragId    uint32
+	FragAt    uint32
+	Sport     uint16
+	Dport     uint16
+	EchoId    uint16
+	Ethertype uint16
+	Proto     uint8
+	Frag      uint8
+	Ipv6      uint8
+	TcpFlags  uint8
+	IcmpType  uint8
+	HopLimit  uint8
+	Ports     uint8
+	Addrs     uint8
+	SrcMac    [6]uint8
+	_         [2]byte
+}
+
 type kernelInterval struct {
 	_       structs.HostLayout
 	Start   uint32
@@ -195,6 +221,7 @@ const (
 	kernelMapIntervals       = "intervals"
 	kernelMapMemories        = "memories"
 	kernelMapPrefixes        = "prefixes"
+	kernelMapQuotes          = "quotes"
 	kernelMapRecorders       = "recorders"
 	kernelMapSockets         = "sockets"
 	kernelMapSources         = "sources"
@@ -269,6 +296,7 @@ type kernelMapSpecs struct {
 	Intervals *ebpf.MapSpec `ebpf:"intervals"`
 	Memories  *ebpf.MapSpec `ebpf:"memories"`
 	Prefixes  *ebpf.MapSpec `ebpf:"prefixes"`
+	Quotes    *ebpf.MapSpec `ebpf:"quotes"`
 	Recorders *ebpf.MapSpec `ebpf:"recorders"`
 	Sockets   *ebpf.MapSpec `ebpf:"sockets"`
 	Sources   *ebpf.MapSpec `ebpf:"sources"`
@@ -315,6 +343,7 @@ type kernelMaps struct {
 	Intervals *ebpf.Map `ebpf:"intervals"`
 	Memories  *ebpf.Map `ebpf:"memories"`
 	Prefixes  *ebpf.Map `ebpf:"prefixes"`
+	Quotes    *ebpf.Map `ebpf:"quotes"`
 	Recorders *ebpf.Map `ebpf:"recorders"`
 	Sockets   *ebpf.Map `ebpf:"sockets"`
 	Sources   *ebpf.Map `ebpf:"sources"`
@@ -329,6 +358,7 @@ func (m *kernelMaps) Close() error {
 		m.Intervals,
 		m.Memories,
 		m.Prefixes,
+		m.Quotes,
 		m.Recorders,
 		m.Sockets,
 		m.Sources,

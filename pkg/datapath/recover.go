@@ -84,6 +84,7 @@ func (s *Set) maps() map[string]**ebpf.Map {
 		"endpoints": &o.Endpoints, "subjects": &o.Subjects, "prefixes": &o.Prefixes, "intervals": &o.Intervals,
 		"sources": &o.Sources, "evidence": &o.Evidence, "memories": &o.Memories, "recorders": &o.Recorders,
 		"counters": &o.Counters, "sockets": &o.Sockets,
+		"quotes": &o.Quotes,
 	}
 }
 

@@ -57,6 +57,7 @@ func (s *Set) pins() map[string]pinned {
 		"recorders": table(&o.Recorders),
 		"counters":  table(&o.Counters),
 		"sockets":   table(&o.Sockets),
+		"quotes":    table(&o.Quotes),
 	}
 }
 

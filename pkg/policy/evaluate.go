@@ -114,6 +114,7 @@ func Evaluate(layers []Layer, ifc Interface, p Packet, sender Sender, past *Past
 	}
 	// Steps 7 and 8: an answer passes, all else is judged. Step 5 belongs to 8,
 	// each layer having its own further sources.
+	e.disown()
 	v := e.answerOrJudge()
 	if p.Fragment != nil {
 		past.rememberFirst(&p, v, now)
@@ -200,13 +201,23 @@ func (e *evaluation) sourceAllowed(policy *Policy) bool {
 	return e.ownSource() || containsAddr(policy.Source, p.Src)
 }
 
-// ownSource reports a source that is the interface's.
-func (e *evaluation) ownSource() bool {
-	src := e.p.Src
-	if src.Is4() {
-		return slices.Contains(e.ifc.IPv4, src)
+// disown sees to it that what is sent to oneself in the name of a neighbour is no
+// evidence when it comes back. Only raw sockets and forwarders can write that.
+func (e *evaluation) disown() {
+	if (e.sender == Raw || e.sender == NoSocket) && !e.p.Dst.IsUnspecified() && e.ownAddr(e.p.Dst) {
+		set(&e.past.evidence, e.p.inbound(), evidence{out, e.now})
 	}
-	return linkLocal.Contains(src) || containsAddr(e.ifc.OnLink, src)
+}
+
+// ownSource reports a source that is the interface's.
+func (e *evaluation) ownSource() bool { return e.ownAddr(e.p.Src) }
+
+// ownAddr reports an address that is, or in IPv6 may be, the interface's.
+func (e *evaluation) ownAddr(a netip.Addr) bool {
+	if a.Is4() {
+		return slices.Contains(e.ifc.IPv4, a)
+	}
+	return linkLocal.Contains(a) || containsAddr(e.ifc.OnLink, a)
 }
 
 // linkLocal is the link's own prefix: fe80::/64 of the reserved fe80::/10 (RFC

@@ -8,7 +8,9 @@ import "slices"
 const (
 	ndRouterSolicit   = 133
 	ndNeighborSolicit = 135
+	ndNeighborAdvert  = 136
 	ndRedirect        = 137
+	ndLongest         = 64 // bytes: the kernel's have 24, and options of 8
 
 	mldQuery    = 130
 	mldReport   = 131
@@ -34,11 +36,14 @@ func (e *evaluation) housekeeping() (v Verdict, done bool) {
 
 	case p.Proto == protoICMPv6 && p.IsICMP() && ndRouterSolicit <= p.ICMPType && p.ICMPType <= ndRedirect:
 		// Hop limit 255 says that no router passed it on. Made by anyone else
-		// than the kernel it could redirect the neighbours' traffic.
+		// than the kernel it could redirect the neighbours' traffic. A router's
+		// messages are not for a container: a redirect quotes 1,232 bytes. What is
+		// longer than the kernel makes it has been mangled on its way.
+		own := p.ICMPType == ndRouterSolicit || p.ICMPType == ndNeighborSolicit || p.ICMPType == ndNeighborAdvert
 		onLink := p.Dst.IsMulticast() || p.Dst.IsLinkLocalUnicast() || containsAddr(e.ifc.OnLink, p.Dst)
 		// :: asks for routers and whether an address is free.
-		unnamed := p.Src.IsUnspecified() && (p.ICMPType == ndRouterSolicit || p.ICMPType == ndNeighborSolicit)
-		if e.sender != Kernel || p.HopLimit != 255 || !onLink || !unnamed && !e.ownSource() {
+		unnamed := p.Src.IsUnspecified() && p.ICMPType != ndNeighborAdvert
+		if e.sender != Kernel || !own || p.Transport > ndLongest || p.HopLimit != 255 || !onLink || !unnamed && !e.ownSource() {
 			return e.denied(Spoofed), true
 		}
 		return exempt(), true

@@ -22,6 +22,7 @@ type Packet struct {
 
 	// The transport's fields are zero in a later fragment, which has none.
 	SrcPort, DstPort uint16 // valid iff HasPorts(Proto)
+	Transport        int    // bytes behind the IP headers, up to the IP length
 	TCPFlags         uint8  // valid iff Proto is TCP
 	TCPPayload       int    // bytes after the TCP header; valid iff Proto is TCP
 	ICMPType         uint8  // valid iff IsICMP

@@ -18,6 +18,7 @@ func (p *Packet) dissectTransport(b []byte) Reason {
 		}
 		return None
 	}
+	p.Transport = len(b)
 	if p.Fragment != nil {
 		p.Fragment.Header += p.transportHeader()
 	}
