@@ -104,7 +104,7 @@ func inspect(state *specs.State, spec *specs.Spec, guard []string) (*Container, 
 			return nil, err
 		}
 	}
-	c.Powers = w.powers()
+	c.Powers = append(pastTheWall(c.Raw), w.powers()...)
 	// A process that ended in between has left a mixture behind: of two lives, if its
 	// cgroup or its namespace were made again.
 	if err := p.readStat(); err != nil {

@@ -42,6 +42,18 @@ var mightyCaps = []Power{
 	{"CAP_DAC_READ_SEARCH", "it may open any file of a file system that it has a volume on (open_by_handle_at)", "--cap-drop DAC_READ_SEARCH"},
 }
 
+// pastTheWall is what the capabilities over the container's own network namespace
+// can do: an ifb device marks what it sends on (skb->tc_skip_classify), and the next
+// hook at a device's ingress, the wall at the host's end of the veth, does not see
+// it (__netif_receive_skb_core; walked on 6.18). It needs a filter at eth0, hence
+// CAP_NET_ADMIN. CAP_NET_RAW alone meets the wall with all it sends.
+func pastTheWall(raw []string) []Power {
+	if !slices.Contains(raw, "CAP_NET_ADMIN") {
+		return nil
+	}
+	return []Power{{"CAP_NET_ADMIN", "it may mark packets so that the wall does not see them (ifb)", "--cap-drop NET_ADMIN"}}
+}
+
 // enginePaths are sockets that take orders from user 0, whoever that is: to start a
 // container without a policy, or a service on the host. A read-only mount does not
 // keep anybody from connecting.

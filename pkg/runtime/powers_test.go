@@ -282,3 +282,20 @@ func TestDisks(t *testing.T) {
 		}
 	}
 }
+
+// CAP_NET_ADMIN over the container's own network namespace is enough to get past the
+// wall, in a user namespace of its own as well; CAP_NET_RAW is not.
+func TestPastTheWall(t *testing.T) {
+	for _, c := range []struct {
+		raw  []string
+		want []string
+	}{
+		{nil, nil},
+		{[]string{"CAP_NET_RAW"}, nil},
+		{[]string{"CAP_NET_RAW", "CAP_NET_ADMIN"}, []string{"CAP_NET_ADMIN"}},
+	} {
+		if got := whats(pastTheWall(c.raw)); !slices.Equal(got, c.want) {
+			t.Errorf("%q: got %q, want %q", c.raw, got, c.want)
+		}
+	}
+}

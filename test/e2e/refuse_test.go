@@ -54,6 +54,7 @@ func TestRefusals(t *testing.T) {
 			"writable by others":  {nil, annotate("policy=loose"), []string{"loose"}},
 			"privileged":          {nil, append(annotate("policy=web"), "--privileged"), []string{"privileged"}},
 			"sys_admin":           {nil, append(annotate("policy=web"), "--cap-add", "SYS_ADMIN"), []string{"SYS_ADMIN"}},
+			"net_admin":           {nil, append(annotate("policy=web"), "--cap-add", "NET_ADMIN"), []string{"NET_ADMIN"}},
 			"bpf":                 {nil, append(annotate("policy=web"), "--cap-add", "BPF"), []string{"BPF"}},
 			"bpffs mounted":       {nil, append(annotate("policy=web"), "-v", "/sys/fs/bpf:/bpf"), []string{"bpf"}},
 			"inline never":        {[]string{`inline = "never"`}, annotate("policy=web", "deny=10.0.0.1"), []string{"inline"}},
@@ -83,7 +84,6 @@ func TestNeverOpen(t *testing.T) {
 			"host no raw": {"--network", "host", "--cap-drop", "all"},
 			"uidmap":      {"--uidmap", "0:100000:65536"},
 			"net_raw":     {"--cap-add", "NET_RAW"},
-			"net_admin":   {"--cap-add", "NET_ADMIN"},
 		} {
 			t.Run(name, func(t *testing.T) {
 				h := install(t)
