@@ -132,6 +132,7 @@ struct recollection {
 	bool known; /* it has sent before */
 	bool same;  /* this very flow */
 	bool holds; /* trip->v is what it was told, under the policy that holds now */
+	bool opened; /* it began this flow, by a packet that passed */
 	__u8 dir;
 };
 
@@ -145,8 +146,10 @@ static __always_inline void recall(struct socket_state *s, const struct tuple *t
 	r->holds = r->same;
 	if (s->dir == DIR_OUT && (s->word != trip->word || s->ifindex != ifindex))
 		r->holds = false;
-	if (t->proto != PROTO_TCP && trip->now - s->checked > SECOND)
-		r->holds = false; /* the evidence may have changed */
+	/* The evidence may have changed: a peer that may not be called may have called meanwhile. */
+	if (t->proto != PROTO_TCP && (trip->now - s->checked > SECOND || s->verdict.action == ACTION_BLOCK))
+		r->holds = false;
+	r->opened = r->same && s->dir == DIR_OUT && s->verdict.action != ACTION_BLOCK && trip->now - s->checked <= FLOW_LIFETIME;
 	if (r->holds)
 		trip->v = s->verdict;
 	bpf_spin_unlock(&s->lock);
@@ -203,7 +206,7 @@ static __noinline void judge_datagram(struct __sk_buff *skb, struct flow *f, str
 	e = fresh_evidence(trip->evidence, &t, trip->now);
 	dir = e ? e->seen & 1 : DIR_OUT;
 	/* The entry may have been evicted and made anew by the peer's reply: this socket knows who began. */
-	if (r.same && r.dir == DIR_OUT)
+	if (r.opened)
 		dir = DIR_OUT;
 	if (e && (may_answer || dir == DIR_OUT))
 		refresh(e, trip->now);

@@ -84,19 +84,43 @@ static __always_inline __s64 pseudo_sum(const struct flow *f, __u8 proto, __u32 
 	return bpf_csum_diff(0, 0, (__be32 *)(f->dst + 12), 4, sum);
 }
 
-/* RFC 9293 section 3.10.7.1. Returns 0 when skb is now the answer. */
+/* The IP headers as they are, options included, the other way round, for length bytes behind them. */
+static __always_inline int turn_ip(struct __sk_buff *skb, const struct flow *f, __u16 length)
+{
+	__be16 old, new;
+
+	if (f->ipv6) {
+		__u8 addrs[32];
+
+		__builtin_memcpy(addrs, f->dst, 16);
+		__builtin_memcpy(addrs + 16, f->src, 16);
+		new = bpf_htons(f->l4 - f->l3 - 40 + length);
+		return bpf_skb_store_bytes(skb, f->l3 + 8, addrs, 32, 0) || bpf_skb_store_bytes(skb, f->l3 + 4, &new, 2, 0);
+	}
+	__be32 addrs[2];
+
+	__builtin_memcpy(addrs, f->dst + 12, 4);
+	__builtin_memcpy(addrs + 1, f->src + 12, 4);
+	new = bpf_htons(f->l4 - f->l3 + length);
+	/* Addresses that change places leave the checksum as it is. */
+	return bpf_skb_load_bytes(skb, f->l3 + 2, &old, 2) || bpf_l3_csum_replace(skb, f->l3 + 10, old, new, 2) ||
+	       bpf_skb_store_bytes(skb, f->l3 + 2, &new, 2, 0) || bpf_skb_store_bytes(skb, f->l3 + 12, addrs, 8, 0);
+}
+
+/*
+ * RFC 9293 section 3.10.7.1. Returns 0 when skb is now the answer. The TCP header
+ * stays where it is: a packet whose checksum is yet to be written can't be made
+ * shorter than to there.
+ */
 __noinline int make_rst(struct __sk_buff *skb, struct flow *f)
 {
 	struct tcp_header t, r = {};
-	__u32 header, at;
 	__u64 sum;
 
 	if (!f || f->tcp_flags & TCP_RST)
 		return -1;
 	if (bpf_skb_load_bytes(skb, f->l4, &t, sizeof(t)))
 		return -1;
-	header = f->ipv6 ? 40 : 20;
-	at = ETH_HLEN + header;
 	r.source = t.dest;
 	r.dest = t.source;
 	r.offset = 0x50;
@@ -109,9 +133,9 @@ __noinline int make_rst(struct __sk_buff *skb, struct flow *f)
 	}
 	sum = bpf_csum_diff(0, 0, (__be32 *)&r, sizeof(r), pseudo_sum(f, PROTO_TCP, sizeof(r)));
 	r.check = fold(sum);
-	if (bpf_skb_change_tail(skb, at + sizeof(r), 0) || turn_frame(skb) || write_ip(skb, f, PROTO_TCP, sizeof(r)))
+	if (bpf_skb_change_tail(skb, f->l4 + sizeof(r), 0) || turn_frame(skb) || turn_ip(skb, f, sizeof(r)))
 		return -1;
-	return bpf_skb_store_bytes(skb, at, &r, sizeof(r), 0);
+	return bpf_skb_store_bytes(skb, f->l4, &r, sizeof(r), 0);
 }
 
 /* ICMP type 3 code 13, ICMPv6 type 1 code 1. Returns 0 when skb is now the answer. */

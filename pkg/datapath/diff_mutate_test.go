@@ -5,7 +5,92 @@ package datapath
 import (
 	"encoding/binary"
 	"math/rand/v2"
+	"net/netip"
+	"slices"
+
+	"github.com/bouheki/bouheki/test/frames"
 )
+
+// draw makes one frame that the container of a case could send: a good part of
+// them honest, so that the rules are what decides.
+func (c *diffCase) draw(last []byte) []byte {
+	r := c.rand
+	switch r.IntN(12) {
+	case 0, 1, 2, 3:
+		return c.honest()
+	case 4:
+		return c.visitor(false)
+	}
+	frame := c.world.Random(r)
+	for range oneOf(r, []int{0, 0, 0, 0, 0, 0, 1, 1, 2, 3}) {
+		frame = mutate(r, frame, last)
+	}
+	return frame[:min(len(frame), longestRun)]
+}
+
+// honest makes a frame as a socket would send it, to where rules point.
+func (c *diffCase) honest() []byte {
+	r := c.rand
+	o := frames.Opts{SrcMAC: c.world.MAC, DstMAC: c.world.Gateway, Dst: oneOf(r, c.world.Peers), Flags: frames.SYN,
+		SrcPort: 40000, DstPort: oneOf(r, c.world.Ports) + uint16(r.IntN(3)) - 1}
+	own := slices.DeleteFunc(slices.Clone(c.world.Own), func(a netip.Addr) bool { return a.Is4() != o.Dst.Is4() })
+	if len(own) > 0 {
+		o.Src = oneOf(r, own)
+	}
+	o.Proto = oneOf(r, []uint8{6, 6, 6, 17, 17, 132, 33, 136, 47, 41, uint8(r.Uint32())})
+	if r.IntN(8) == 0 {
+		return frames.Echo(o, uint16(r.Uint32()), 1)
+	}
+	return frames.Frame(o)
+}
+
+// visitor makes a packet of protocol 0, which IPv4 can carry: to
+// BPF_PROG_TEST_RUN's socket it is one of its own protocol, so that a flow that
+// came in first is answered. There are few such flows, so that each is seen
+// often: opened by either side, denied, allowed.
+func (c *diffCase) visitor(inbound bool) []byte {
+	r := c.rand
+	o := frames.Opts{SrcMAC: c.world.MAC, DstMAC: c.world.Gateway, Src: netip.AddrFrom4([4]byte{10, 89, 0, 2})}
+	own := slices.DeleteFunc(slices.Clone(c.world.Own), func(a netip.Addr) bool { return !a.Is4() })
+	if len(own) > 0 {
+		o.Src = own[r.IntN(min(2, len(own)))]
+	}
+	peers := slices.DeleteFunc(slices.Clone(c.world.Peers), func(a netip.Addr) bool { return !a.Is4() })
+	o.Dst = peers[r.IntN(min(6, len(peers)))]
+	if inbound {
+		o.Src, o.Dst = o.Dst, o.Src
+		o.SrcMAC, o.DstMAC = o.DstMAC, o.SrcMAC
+	}
+	return frames.IP(o, 0, []byte("protocol 0"))
+}
+
+// arrival makes a frame that comes in: mostly one that a packet of the
+// container's could be taken for the answer to.
+func (c *diffCase) arrival(last []byte) []byte {
+	if c.rand.IntN(2) == 0 {
+		return c.visitor(true)
+	}
+	f := c.draw(last)
+	if len(f) < 14+40 {
+		return f
+	}
+	swap := func(a, b, n int) {
+		x := append([]byte(nil), f[a:a+n]...)
+		copy(f[a:], f[b:b+n])
+		copy(f[b:], x)
+	}
+	if c.rand.IntN(8) != 0 { // else it is for another's MAC
+		swap(0, 6, 6)
+	}
+	if f[14]>>4 == 6 && len(f) >= 14+44 {
+		swap(14+8, 14+24, 16)
+		swap(14+40, 14+42, 2)
+	} else if f[14]>>4 == 4 {
+		swap(14+12, 14+16, 4)
+		swap(14+20, 14+22, 2)
+	}
+	return f
+}
 
 // mutate damages a frame where parsers go wrong: one header field, an edge of a
 // length, a bit, two frames grown together. frames.Random damages some already;

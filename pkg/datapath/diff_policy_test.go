@@ -123,7 +123,7 @@ func (u *universe) policy(r *rand.Rand) string {
 		}
 		fmt.Fprintf(&b, "%s = [%s]\n", key, strings.Join(rules, ", "))
 	}
-	list("allow", r.IntN(10))
+	list("allow", r.IntN(14))
 	if r.IntN(3) != 0 {
 		list("deny", r.IntN(6))
 	}
@@ -161,7 +161,7 @@ func (u *universe) rule(r *rand.Rand) string {
 			bracketed = "[" + dest + "]"
 		}
 	}
-	port := strconv.Itoa(int(u.port(r)))
+	port := strconv.Itoa(max(1, int(u.port(r)))) // 0 alone is refused, as a slip for "every port"
 	if a, b := u.port(r), u.port(r); r.IntN(2) == 0 {
 		port = fmt.Sprintf("%d-%d", min(a, b), max(a, b))
 	}

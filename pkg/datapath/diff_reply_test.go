@@ -5,7 +5,6 @@ package datapath
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
 
@@ -51,7 +50,7 @@ func answerFor(p policy.Packet, v policy.Verdict, frame []byte) answerKind {
 	if p.Src.IsUnspecified() || p.Src.IsMulticast() || p.Dst.IsMulticast() || p.Dst == broadcast {
 		return answerNone
 	}
-	if headers, _ := transportAt(frame); headers+8-14 > quoteMost {
+	if at, end := transportAt(frame); (min(at+8, end)-14)/4*4 > quoteMost {
 		return answerNone
 	}
 	return answerProhibited
@@ -82,13 +81,13 @@ func transportAt(f []byte) (at, end int) {
 
 // checkAnswer checks a denied frame's answer byte by byte.
 func checkAnswer(kind answerKind, frame, out []byte, p policy.Packet) error {
-	headers := 14 + 20
-	proto := uint8(1)
+	at, end := transportAt(frame)
+	headers, proto := 14+20, uint8(1)
 	if p.Src.Is6() {
 		headers, proto = 14+40, 58
 	}
 	if kind == answerRST {
-		proto = 6
+		headers, proto = at, 6 // what stands before TCP's header may stay there
 	}
 	if len(out) < headers+8 {
 		return fmt.Errorf("the answer has only %d bytes", len(out))
@@ -96,7 +95,11 @@ func checkAnswer(kind answerKind, frame, out []byte, p policy.Packet) error {
 	if !bytes.Equal(out[0:6], frame[6:12]) || !bytes.Equal(out[6:12], frame[0:6]) || !bytes.Equal(out[12:14], frame[12:14]) {
 		return fmt.Errorf("Ethernet header is %x", out[:14])
 	}
-	if err := checkIP(out[14:], p, proto); err != nil {
+	check := checkIPv4
+	if p.Src.Is6() {
+		check = checkIPv6
+	}
+	if err := check(out[14:], frame[14:], headers-14, proto, p); err != nil {
 		return err
 	}
 	payload := out[headers:]
@@ -107,48 +110,45 @@ func checkAnswer(kind answerKind, frame, out []byte, p policy.Packet) error {
 	if s := onesSum(sum, payload); s != 0xffff {
 		return fmt.Errorf("checksum of the answer's payload: the sum is %#04x", s)
 	}
-	at, end := transportAt(frame)
 	if kind == answerRST {
 		return checkRST(payload, frame[at:end], p)
 	}
 	return checkProhibited(payload, frame, at, end, p)
 }
 
-// checkIP: from the denied packet's destination to its source, with no options.
-func checkIP(ip []byte, p policy.Packet, proto uint8) error {
-	var src, dst netip.Addr
-	var length int
-	var next uint8
-	if p.Src.Is4() {
-		if ip[0] != 0x45 {
-			return fmt.Errorf("IPv4 header begins with %#02x", ip[0])
-		}
-		if s := onesSum(0, ip[:20]); s != 0xffff {
-			return fmt.Errorf("IPv4 checksum: the sum is %#04x", s)
-		}
-		if binary.BigEndian.Uint16(ip[6:])&0x3fff != 0 {
-			return errors.New("the answer is a fragment")
-		}
-		src, dst = netip.AddrFrom4([4]byte(ip[12:16])), netip.AddrFrom4([4]byte(ip[16:20]))
-		length, next = int(binary.BigEndian.Uint16(ip[2:])), ip[9]
-		if ip[8] == 0 {
-			return errors.New("TTL 0")
-		}
-	} else {
-		if ip[0] != 0x60 {
-			return fmt.Errorf("IPv6 header begins with %#02x", ip[0])
-		}
-		src, dst = netip.AddrFrom16([16]byte(ip[8:24])), netip.AddrFrom16([16]byte(ip[24:40]))
-		length, next = 40+int(binary.BigEndian.Uint16(ip[4:])), ip[6]
-		if ip[7] == 0 {
-			return errors.New("hop limit 0")
-		}
-	}
-	if src != p.Dst || dst != p.Src {
+// checkIPv4: from the denied packet's destination to its source, in one piece.
+// Options are the denied packet's, or there are none.
+func checkIPv4(ip, denied []byte, header int, proto uint8, p policy.Packet) error {
+	src, dst := netip.AddrFrom4([4]byte(ip[12:16])), netip.AddrFrom4([4]byte(ip[16:20]))
+	length, fragment := int(binary.BigEndian.Uint16(ip[2:])), binary.BigEndian.Uint16(ip[6:])&0x3fff
+	s := onesSum(0, ip[:header])
+	switch {
+	case int(ip[0]) != 0x40|header/4 || !bytes.Equal(ip[20:header], denied[20:header]):
+		return fmt.Errorf("IPv4 header is %x", ip[:header])
+	case s != 0xffff && s != onesSum(0, denied[:header]): // a wrong one stays wrong
+		return fmt.Errorf("IPv4 checksum: the sum is %#04x", s)
+	case src != p.Dst || dst != p.Src:
 		return fmt.Errorf("the answer goes from %v to %v", src, dst)
+	case length != len(ip) || fragment != 0 || ip[9] != proto || ip[8] == 0 && denied[8] != 0:
+		return fmt.Errorf("the answer says length %d of %d, fragment %#x, protocol %d, TTL %d", length, len(ip), fragment, ip[9], ip[8])
 	}
-	if length != len(ip) || next != proto {
-		return fmt.Errorf("the answer says length %d of %d, protocol %d", length, len(ip), next)
+	return nil
+}
+
+// checkIPv6 is the same for IPv6 and its extension headers.
+func checkIPv6(ip, denied []byte, header int, proto uint8, p policy.Packet) error {
+	src, dst := netip.AddrFrom16([16]byte(ip[8:24])), netip.AddrFrom16([16]byte(ip[24:40]))
+	if header > 40 {
+		proto = denied[6]
+	}
+	length := 40 + int(binary.BigEndian.Uint16(ip[4:]))
+	switch {
+	case ip[0]>>4 != 6 || !bytes.Equal(ip[40:header], denied[40:header]):
+		return fmt.Errorf("IPv6 headers are %x", ip[:header])
+	case src != p.Dst || dst != p.Src:
+		return fmt.Errorf("the answer goes from %v to %v", src, dst)
+	case length != len(ip) || ip[6] != proto || ip[7] == 0 && denied[7] != 0:
+		return fmt.Errorf("the answer says length %d of %d, next header %d, hop limit %d", length, len(ip), ip[6], ip[7])
 	}
 	return nil
 }

@@ -9,8 +9,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -25,8 +25,8 @@ var replaySeed = flag.Uint64("seed", 0, "run the differential tests' case of thi
 const (
 	diffBatch  = 500 // frames of a case
 	diffChunk  = 48  // cases whose tables are published together: a grace period costs 10 to 30 ms
-	diffFrames = 600_000
-	diffShort  = 100_000
+	diffFrames = 1_500_000
+	diffShort  = 150_000
 )
 
 // diffCount is how many frames a run compares, and after what time it is content
@@ -40,9 +40,9 @@ func diffCount(t testing.TB) (n int, limit time.Duration) {
 		return n, time.Hour
 	}
 	if testing.Short() {
-		return diffShort, 9 * time.Second
+		return diffShort, 8 * time.Second
 	}
-	return diffFrames, 35 * time.Second
+	return diffFrames, 25 * time.Second
 }
 
 // firstSeed is where a run's cases begin: anywhere, and it says where.
@@ -66,8 +66,8 @@ func TestDifferential(t *testing.T) {
 	}
 	frames, limit := diffCount(t)
 	begin, seed := time.Now(), firstSeed(t)
-	var next, done atomic.Int64
-	var tally diffTally
+	var next atomic.Int64
+	var tally totals
 	var workers sync.WaitGroup
 	for range 2 {
 		rig := newDiffRig(t)
@@ -82,7 +82,6 @@ func TestDifferential(t *testing.T) {
 					seeds[i] = seed + uint64(n-diffChunk+i)
 				}
 				counted, err := rig.cases(seeds, diffOptions{})
-				done.Add(int64(counted.frames))
 				tally.add(counted)
 				if err != nil {
 					t.Error(err)
@@ -91,7 +90,7 @@ func TestDifferential(t *testing.T) {
 		})
 	}
 	workers.Wait()
-	t.Logf("%d frames in %v; %v", done.Load(), time.Since(begin).Round(time.Millisecond), &tally)
+	t.Logf("%d frames in %v; %v", tally.frames, time.Since(begin).Round(time.Millisecond), &tally)
 	if !t.Failed() {
 		tally.check(t)
 	}
@@ -99,11 +98,12 @@ func TestDifferential(t *testing.T) {
 
 // diffOptions spoil a comparison on purpose, to see that it notices.
 type diffOptions struct {
-	as      compileAs                          // the policy that the kernel gets
-	packet  func(*policy.Packet)               // what the specification sees of a frame
-	ifc     func(*policy.Interface)            // whom the kernel takes the container for
-	layers  func([]policy.Layer) []policy.Layer // what the specification judges by
-	noReply bool
+	as      compileAs               // the policy that the kernel gets
+	stack   func(*diffStack)        // the policies that the kernel is told to use
+	ifc     func(*policy.Interface) // whom the kernel takes the container for
+	packet  func(*policy.Packet)    // what the specification sees of a frame
+	arrival func(*policy.Packet)    // what it sees of one that comes in
+	reply   func([]byte)            // how the kernel's answer arrives
 }
 
 // cases runs the cases of some seeds; the first disagreement ends it.
@@ -139,12 +139,12 @@ func (r *diffRig) compare(c *diffCase, s diffStack, o diffOptions, tally *diffTa
 	if o.ifc != nil {
 		o.ifc(&ifc)
 	}
+	if o.stack != nil {
+		s.tables = slices.Clone(s.tables)
+		o.stack(&s)
+	}
 	if err := r.apply(s, ifc); err != nil {
 		return fmt.Errorf("seed %d: %w", c.seed, err)
-	}
-	layers := c.layers
-	if o.layers != nil {
-		layers = o.layers(layers)
 	}
 	before, err := r.set.Counters(r.setup.Subject)
 	if err != nil {
@@ -153,32 +153,44 @@ func (r *diffRig) compare(c *diffCase, s diffStack, o diffOptions, tally *diffTa
 	var want Counters
 	var past policy.Past
 	start := time.Now()
-	last := c.world.Random(c.rand)
+	var last []byte
 	for range diffBatch {
-		frame := c.world.Random(c.rand)
-		for range oneOf(c.rand, []int{0, 0, 0, 1, 1, 2, 3}) {
-			frame = mutate(c.rand, frame, last)
+		if c.rand.IntN(8) == 0 {
+			frame := c.arrival(last)
+			p, _ := policy.Dissect(frame, false)
+			if o.arrival != nil {
+				o.arrival(&p)
+			}
+			if p.EthDst == c.ifc.MAC { // else a bridge flooded it, and it is for somebody else
+				past.Inbound(p, time.Since(start))
+			}
+			if err := r.runIn(frame); err != nil {
+				return fmt.Errorf("seed %d: inbound frame %x: %w", c.seed, frame, err)
+			}
 		}
-		frame = frame[:min(len(frame), longestRun)]
+		frame := c.draw(last)
 		last = frame
 		p, reason := policy.Dissect(frame, false)
-		if len(frame) < shortestRun {
-			if reason != policy.Malformed {
-				return fmt.Errorf("seed %d: Dissect takes %x for %q", c.seed, frame, reason)
+		if !runnable(frame) {
+			if reason == policy.None {
+				return fmt.Errorf("seed %d: Dissect takes %x for a packet", c.seed, frame)
 			}
 			continue
 		}
 		if o.packet != nil {
 			o.packet(&p)
 		}
-		v := policy.Evaluate(layers, c.ifc, p, testRunSender(p), &past, time.Since(start))
+		v := policy.Evaluate(c.layers, c.ifc, p, testRunSender(p), &past, time.Since(start))
 		got := r.run(frame)
 		if err := r.agree(c, s, frame, p, v, got, o); err != nil {
 			return err
 		}
 		tally.frames++
 		tally.verdicts[v.Action][v.Reason]++
-		count(&want, v, len(frame))
+		if v.Answer {
+			tally.answers++
+		}
+		tallyUp(&want, v, len(frame))
 	}
 	after, err := r.set.Counters(r.setup.Subject)
 	if err != nil {
@@ -218,9 +230,6 @@ func (r *diffRig) agree(c *diffCase, s diffStack, frame []byte, p policy.Packet,
 			return disagree("event %+v: %v", o.events[0], err)
 		}
 	}
-	if options.noReply {
-		return nil
-	}
 	if want.Action != policy.Drop {
 		left := frame
 		if p.ARP != nil && want.Exempt && blocks(c.layers) {
@@ -237,6 +246,9 @@ func (r *diffRig) agree(c *diffCase, s diffStack, frame []byte, p policy.Packet,
 	}
 	if kind == answerNone {
 		return nil
+	}
+	if options.reply != nil {
+		options.reply(o.frame)
 	}
 	if err := checkAnswer(kind, frame, o.frame, p); err != nil {
 		return disagree("answer %x: %v", o.frame, err)
@@ -261,11 +273,4 @@ func checkEvent(e Event, frame []byte, p policy.Packet) error {
 		return fmt.Errorf("ethertype should be %s", hex.EncodeToString(frame[12:14]))
 	}
 	return nil
-}
-
-// diffTally counts what a run has seen, so that one that sees nothing is noticed.
-type diffTally struct {
-	mu       sync.Mutex
-	frames   int
-	verdicts [3][reasons]int // by action and reason
 }
