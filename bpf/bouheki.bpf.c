@@ -112,9 +112,11 @@ static __noinline void note_fragment(const struct flow *f, struct trip *trip)
 	bpf_map_update_elem(trip->evidence, &t, &e, BPF_ANY);
 }
 
-static __always_inline void save(struct socket_state *s, const struct trip *trip, const struct tuple *t, __u8 dir, __u32 ifindex)
+static __always_inline void save(struct socket_state *s, const struct trip *trip, const struct tuple *t, __u8 dir, __u32 ifindex,
+				  bool opened)
 {
 	bpf_spin_lock(&s->lock);
+	s->opened = opened || (dir == DIR_OUT && trip->v.action != ACTION_BLOCK);
 	s->subject = trip->subject;
 	s->word = trip->word;
 	s->checked = trip->now;
@@ -132,7 +134,7 @@ struct recollection {
 	bool known; /* it has sent before */
 	bool same;  /* this very flow */
 	bool holds; /* trip->v is what it was told, under the policy that holds now */
-	bool opened; /* it began this flow, by a packet that passed */
+	bool opened; /* it began this flow */
 	__u8 dir;
 };
 
@@ -149,7 +151,7 @@ static __always_inline void recall(struct socket_state *s, const struct tuple *t
 	/* The evidence may have changed: a peer that may not be called may have called meanwhile. */
 	if (t->proto != PROTO_TCP && (trip->now - s->checked > SECOND || s->verdict.action == ACTION_BLOCK))
 		r->holds = false;
-	r->opened = r->same && s->dir == DIR_OUT && s->verdict.action != ACTION_BLOCK && trip->now - s->checked <= FLOW_LIFETIME;
+	r->opened = r->same && s->opened && trip->now - s->checked <= FLOW_LIFETIME;
 	if (r->holds)
 		trip->v = s->verdict;
 	bpf_spin_unlock(&s->lock);
@@ -179,7 +181,7 @@ static __noinline void judge_tcp(struct __sk_buff *skb, struct flow *f, struct t
 		judge(f, trip->ep, &trip->stack, &trip->v);
 	s = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (s)
-		save(s, trip, &t, accepted ? DIR_IN : DIR_OUT, skb->ifindex);
+		save(s, trip, &t, accepted ? DIR_IN : DIR_OUT, skb->ifindex, false);
 }
 
 /*
@@ -218,7 +220,7 @@ static __noinline void judge_datagram(struct __sk_buff *skb, struct flow *f, str
 		return;
 	s = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (s)
-		save(s, trip, &t, dir, skb->ifindex);
+		save(s, trip, &t, dir, skb->ifindex, r.opened);
 }
 
 static __always_inline void judge_flow(struct __sk_buff *skb, struct flow *f, struct trip *trip, struct bpf_sock *sk,
@@ -246,7 +248,7 @@ static __always_inline void judge_flow(struct __sk_buff *skb, struct flow *f, st
 
 /*
  * What is sent to oneself in the name of a neighbour comes back as if that one
- * had called: it is no evidence.
+ * had called, by this interface or another: it is no evidence.
  */
 static __noinline void disown(const struct flow *f, struct trip *trip)
 {
@@ -277,7 +279,7 @@ static __always_inline void judge_packet(struct __sk_buff *skb, struct flow *f, 
 		judge_fragment(f, trip);
 		return;
 	}
-	if ((sender == SENDER_RAW || sender == SENDER_NONE) && owns(trip->ep, f->dst))
+	if (sender == SENDER_RAW || sender == SENDER_NONE)
 		disown(f, trip);
 	judge_flow(skb, f, trip, sk, sender);
 	if (f->frag == FRAG_FIRST)

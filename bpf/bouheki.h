@@ -190,7 +190,8 @@ struct socket_state {
 	__u32 ifindex;
 	__u8 dir;
 	__u8 known; /* tuple and verdict are filled in */
-	__u16 pad;
+	__u8 opened; /* a packet of this flow passed that was no answer: the container began it */
+	__u8 pad;
 };
 
 #define COUNTERS (1 + 2 * REASON_COUNT)

@@ -102,11 +102,16 @@ func matchEvents(packets []*judged, events []Event, when func(Event) time.Durati
 
 // eventOf says whether an event is about a packet and its verdict.
 func eventOf(e Event, j *judged) bool {
-	s := j.under.stack
-	return e.Monitor == (j.want.Action == policy.MonitorPass) && policy.Reason(e.Reason) == j.want.Reason &&
-		e.Layer == j.want.Layer && e.Rule == j.want.Rule && e.Generation == j.under.generation &&
-		// A later fragment's verdict may be of a policy before this one.
-		e.Layer < len(s.tables) && (e.Table == s.tables[e.Layer] || j.packet.Later()) && checkEvent(e, j.frame, j.packet) == nil
+	if e.Monitor != (j.want.Action == policy.MonitorPass) || policy.Reason(e.Reason) != j.want.Reason ||
+		e.Layer != j.want.Layer || e.Generation != j.under.generation || checkEvent(e, j.frame, j.packet) != nil {
+		return false
+	}
+	// A later fragment's verdict may be of a policy before this one, whose rules have other numbers.
+	if j.packet.Later() && e.Rule < 0 {
+		return true
+	}
+	tables := j.under.stack.tables
+	return e.Rule == j.want.Rule && e.Layer < len(tables) && e.Table == tables[e.Layer]
 }
 
 // ported says whether anything but addresses and protocol tells a packet's flow.

@@ -177,7 +177,8 @@ type kernelSocketState struct {
 	Ifindex uint32
 	Dir     uint8
 	Known   uint8
-	Pad     uint16
+	Opened  uint8
+	Pad     uint8
 	_       [4]byte
 }
 

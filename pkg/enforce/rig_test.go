@@ -31,6 +31,11 @@ type rig struct {
 
 func newRig(t testing.TB) *rig {
 	t.Helper()
+	for _, program := range []string{"sh", "nsenter", "unshare", "mount", "sleep"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("SKIP: a container's process needs %s: %v", program, err)
+		}
+	}
 	r := &rig{Lab: lab.New(t)}
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o755); err != nil {

@@ -202,9 +202,9 @@ func (e *evaluation) sourceAllowed(policy *Policy) bool {
 }
 
 // disown sees to it that what is sent to oneself in the name of a neighbour is no
-// evidence when it comes back. Only raw sockets and forwarders can write that.
+// evidence when it comes back, by this interface or another. Only raw sockets and forwarders can write that.
 func (e *evaluation) disown() {
-	if (e.sender == Raw || e.sender == NoSocket) && !e.p.Dst.IsUnspecified() && e.ownAddr(e.p.Dst) {
+	if e.sender == Raw || e.sender == NoSocket {
 		set(&e.past.evidence, e.p.inbound(), evidence{out, e.now})
 	}
 }
