@@ -16,7 +16,6 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/bouheki/bouheki/pkg/runtime"
 	"github.com/bouheki/bouheki/test/lab"
 )
 
@@ -174,15 +173,6 @@ func (r *rig) protect(l *life, wish Wish) error {
 		return err
 	}
 	return r.config.protect(ctr, wish, "hook")
-}
-
-func (r *rig) inspect(t testing.TB, l *life) *runtime.Container {
-	t.Helper()
-	ctr, err := r.config.inspect(l.state, l.spec)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ctr
 }
 
 // reach tries a TCP connection from the container.
