@@ -4,6 +4,7 @@ package adversary
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os/exec"
