@@ -264,13 +264,13 @@ static __always_inline void judge_packet(struct __sk_buff *skb, struct flow *f, 
 	enum sender sender = sender_of(skb, f->proto, &sk);
 	enum housekeeping h = housekeeping(f, trip->ep, sender);
 
-	if (h == HOUSEKEEPING)
-		return;
 	/* What a socket of the kernel's own protocols sends has the checksum where it belongs. */
 	if ((sender == SENDER_RAW || sender == SENDER_NONE) && rewrites_itself(skb, f)) {
 		deny_packet(&trip->stack, REASON_MALFORMED, &trip->v);
 		return;
 	}
+	if (h == HOUSEKEEPING)
+		return;
 	if (h == FORGED_HOUSEKEEPING) {
 		deny_packet(&trip->stack, REASON_SPOOFED, &trip->v);
 		return;

@@ -254,7 +254,11 @@ static __always_inline struct sighting *fresh_evidence(void *table, const struct
 {
 	struct sighting *e = bpf_map_lookup_elem(table, t);
 
-	if (!e || now - (e->seen >> 1) > lifetime(t))
+	/*
+	 * Signed: another CPU may have used it after this one read the clock, a tick later. Taken for stale, an OUT
+	 * entry would be made anew as IN.
+	 */
+	if (!e || (__s64)(now - (e->seen >> 1)) > (__s64)lifetime(t))
 		return 0;
 	return e;
 }
@@ -281,7 +285,7 @@ static __always_inline bool seen_recently(__u32 subject, const struct tuple *t, 
 	void *table = bpf_map_lookup_elem(&memories, &subject);
 	union memory *m = table ? bpf_map_lookup_elem(table, &slot) : 0;
 
-	return m && now - m->recent.seen <= RECENT_LIFETIME && same_tuple(&m->recent.tuple, t);
+	return m && (__s64)(now - m->recent.seen) <= (__s64)RECENT_LIFETIME && same_tuple(&m->recent.tuple, t);
 }
 
 /* A packet that came in from outside: the only place where evidence of a flow begins. */
