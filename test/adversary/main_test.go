@@ -26,6 +26,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/bouheki/bouheki/test/lab"
 )
 
 const (
@@ -43,6 +45,7 @@ const (
 func TestMain(m *testing.M) {
 	role := os.Getenv(roleVariable)
 	if role == "" {
+		lab.Unpreempted()
 		release := steady()
 		code := m.Run()
 		release()

@@ -21,6 +21,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -50,9 +51,26 @@ type Lab struct {
 	ContainerCookie        uint64
 }
 
+// Unpreempted runs the test binary anew without Go's preemption by signals: a
+// call on a socket that has a timeout is not restarted after a signal
+// (signal(7)) and would end with EINTR now and then.
+func Unpreempted() {
+	const off = "asyncpreemptoff=1"
+	debug := os.Getenv("GODEBUG")
+	if strings.Contains(debug, off) {
+		return
+	}
+	if err := os.Setenv("GODEBUG", strings.TrimPrefix(debug+","+off, ",")); err == nil {
+		err = syscall.Exec("/proc/self/exe", os.Args, os.Environ())
+		fmt.Fprintln(os.Stderr, "run the tests anew:", err)
+	}
+	os.Exit(1)
+}
+
 // Main runs a package's tests in a process whose own network namespace is a
 // fresh one: then New makes that one the host, as it is for a hook.
 func Main(m *testing.M) int {
+	Unpreempted()
 	if os.Geteuid() != 0 || os.Getenv(hostEnv) != "" {
 		return m.Run()
 	}
