@@ -37,6 +37,8 @@ var acts = []struct {
 	{"forget neighbours", 1, (*sequence).forget},
 	{"join a group", 1, (*sequence).join},
 	{"forged datagram", 2, (*sequence).forge},
+	{"reflect", 4, (*sequence).reflect},
+	{"forward", 3, (*sequence).forward},
 	{"frame out", 4, (*sequence).frameOut},
 	{"frame in", 4, (*sequence).frameIn},
 	{"inner dial", 2, (*sequence).innerDial},

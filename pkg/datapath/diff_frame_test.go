@@ -3,6 +3,7 @@
 package datapath
 
 import (
+	"encoding/binary"
 	"errors"
 	"net/netip"
 
@@ -58,27 +59,28 @@ func (q *sequence) join() error {
 }
 
 // frameCase draws frames that belong into the session's network.
-func (q *sequence) frameCase() (*diffCase, error) {
+func (q *sequence) frameCase() *diffCase {
 	c := &diffCase{rand: q.rand, ifc: q.ifc}
-	c.world = frames.World{MAC: q.MAC, Own: []netip.Addr{lab.Container4, lab.Container6, netip.MustParseAddr("fe80::2")},
+	c.world = frames.World{MAC: q.MAC, Gateway: q.gateway, Own: []netip.Addr{lab.Container4, lab.Container6, netip.MustParseAddr("fe80::2")},
 		OnLink: q.ifc.OnLink, Ports: serverPorts, Peers: []netip.Addr{lab.Allowed4, lab.Denied4, lab.Allowed6, lab.Denied6}}
-	err := q.host.do(func() error {
-		link, err := netlink.LinkByIndex(q.HostEnd)
-		if err == nil {
-			copy(c.world.Gateway[:], link.Attrs().HardwareAddr)
-		}
-		return err
-	})
-	return c, err
+	return c
+}
+
+// bring puts a packet to the container, as if it came from far away.
+func (q *sequence) bring(frame []byte) error {
+	copy(frame, q.MAC[:])
+	copy(frame[6:], q.gateway[:])
+	q.logf("  brought %x", frame)
+	err := unix.Sendto(q.wire, frame, 0, &unix.SockaddrLinklayer{Ifindex: q.HostEnd})
+	if errors.Is(err, unix.EMSGSIZE) || errors.Is(err, unix.EINVAL) {
+		return nil // the device does not take it
+	}
+	return err
 }
 
 // frameOut sends a random frame from a packet socket in the container.
 func (q *sequence) frameOut() error {
-	c, err := q.frameCase()
-	if err != nil {
-		return err
-	}
-	frame := c.draw(nil)
+	frame := q.frameCase().draw(nil)
 	// In monitor mode a forged one would pass, and take the neighbours' addresses.
 	if linkFrame(frame) && !blocks(q.inForce().layers) || len(frame) < 14 {
 		return nil
@@ -86,13 +88,23 @@ func (q *sequence) frameOut() error {
 	if tag := string(frame[12:14]); len(frame) < 20 && (tag == "\x81\x00" || tag == "\x88\xa8") {
 		return nil // a tag without what it stands before: the device throws it away
 	}
-	cookie, err := cookieOf(q.packets)
+	return q.emit(frame)
+}
+
+// emit sends a frame from a packet socket in the container, one way or the other.
+func (q *sequence) emit(frame []byte) error {
+	fd, to, payload := q.packets, &unix.SockaddrLinklayer{Ifindex: q.Inside}, frame
+	if len(frame) > 14 && [6]byte(frame[6:]) == q.MAC && q.rand.IntN(2) == 0 {
+		fd, to.Protocol, to.Halen, payload = q.cooked, binary.NativeEndian.Uint16(frame[12:]), 6, frame[14:]
+		copy(to.Addr[:], frame[:6])
+	}
+	cookie, err := cookieOf(fd)
 	if err != nil {
 		return err
 	}
 	from := len(q.model.packets)
 	q.logf("  %x", frame)
-	err = unix.Sendto(q.packets, frame, 0, &unix.SockaddrLinklayer{Ifindex: q.Inside})
+	err = unix.Sendto(fd, payload, 0, to)
 	if errors.Is(err, unix.EMSGSIZE) || errors.Is(err, unix.EINVAL) {
 		return nil // the device does not take it
 	}
@@ -105,20 +117,12 @@ func (q *sequence) frameOut() error {
 // frameIn puts a random frame to the container, whose kernel may have something
 // to say to it: what it may say is the specification's to know.
 func (q *sequence) frameIn() error {
-	c, err := q.frameCase()
-	if err != nil {
-		return err
-	}
+	c := q.frameCase()
 	frame := c.arrival(c.draw(nil))
 	if linkFrame(frame) || len(frame) < 14 {
 		return nil
 	}
-	q.logf("  %x", frame)
-	err = unix.Sendto(q.wire, frame, 0, &unix.SockaddrLinklayer{Ifindex: q.HostEnd})
-	if errors.Is(err, unix.EMSGSIZE) || errors.Is(err, unix.EINVAL) {
-		return nil
-	}
-	return err
+	return q.bring(frame)
 }
 
 // linkFrame says whether a frame could change who is whose neighbour.

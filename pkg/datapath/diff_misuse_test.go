@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bouheki/bouheki/test/frames"
 	"github.com/bouheki/bouheki/test/lab"
 )
 
@@ -37,12 +38,39 @@ func (q *sequence) misuse() error {
 	abort(c.world)
 	c.world = -1
 	to := q.sameFamily(c.local.Addr())
-	if q.rand.IntN(3) == 0 {
+	switch q.rand.IntN(4) {
+	case 0:
 		to = netip.AddrPortFrom(c.remote.Addr(), to.Port()) // who called it
+	case 1:
+		return q.callBack(c)
 	}
 	fd := c.fd
 	c.fd = -1
 	return q.call(fd, c.local.Addr(), mapped(to), to) // the listener's family is IPv6
+}
+
+// callBack connects from the port that was called to the one that called: the
+// very flow that came in, but this time the container begins it.
+func (q *sequence) callBack(c *conn) error {
+	if err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+		return err
+	}
+	if err := unix.Bind(c.fd, sockaddr(mapped(c.local))); err != nil {
+		return err
+	}
+	if err := q.look(); err != nil {
+		return err
+	}
+	from, denied := len(q.model.packets), q.denies(c.local.Addr(), c.remote.Addr(), 6, c.remote.Port())
+	q.logf("  back to %v, denied: %v", c.remote, denied)
+	result, _, err := q.connectSeen(c.fd, mapped(c.remote), func() []*judged { p, d := q.model.of(c.cookie, from); return append(p, d...) })
+	if err != nil {
+		return err
+	}
+	if !errors.Is(result, unix.ECONNREFUSED) { // nobody listens there
+		return fmt.Errorf("connect back to %v: %v", c.remote, result)
+	}
+	return q.follows(c, from, denied)
 }
 
 func (q *sequence) misuseListener() error {
@@ -109,10 +137,12 @@ func containerAddr(family netip.Addr) netip.Addr {
 	return lab.Container6
 }
 
-// repair makes a connection without a SYN (TCP_REPAIR), which is no answer to
-// anything: its window probe is its first packet.
+// repair makes a connection without a SYN (TCP_REPAIR): its window probe is its
+// first packet. That is an answer only if the peer's SYN came in before, and the
+// socket has never called anybody.
 func (q *sequence) repair() error {
 	to := q.target()
+	own := containerAddr(to.Addr())
 	fd, err := q.container.socket(to.Addr(), unix.SOCK_STREAM, 0)
 	if err != nil {
 		return err
@@ -122,24 +152,45 @@ func (q *sequence) repair() error {
 	if c.cookie, err = cookieOf(fd); err != nil {
 		return err
 	}
+	// A port that was asked for stays when the socket is disconnected.
+	c.local = netip.AddrPortFrom(own, 21000+uint16(q.rand.IntN(9000)))
+	if err := unix.Bind(fd, sockaddr(c.local)); errors.Is(err, unix.EADDRINUSE) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if q.rand.IntN(2) == 0 {
+		other := q.sameFamily(own)
+		q.logf("  called %v before", other)
+		if _, _, err := q.connectSeen(fd, other, func() []*judged { p, d := q.model.of(c.cookie, 0); return append(p, d...) }); err != nil {
+			return err
+		}
+		if err := disconnect(fd); err != nil {
+			return err
+		}
+	}
+	called := q.rand.IntN(2) == 0
+	if called {
+		syn := frames.TCP(frames.Opts{Src: to.Addr(), Dst: own, SrcPort: to.Port(), DstPort: c.local.Port(), Flags: frames.SYN})
+		if err := q.bring(syn); err != nil {
+			return err
+		}
+	}
 	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, 1); err != nil {
 		return fmt.Errorf("repair: %w", err)
-	}
-	if err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(containerAddr(to.Addr()), 0))); err != nil {
-		return err
 	}
 	if err := unix.Connect(fd, sockaddr(to)); err != nil {
 		return err
 	}
-	from, denied := len(q.model.packets), q.denies(q.sourceFor(to), to.Addr(), 6, to.Port())
-	q.logf("  to %v, denied: %v", to, denied)
+	if err := q.look(); err != nil {
+		return err
+	}
+	from := len(q.model.packets)
+	q.logf("  %v to %v, which called: %v", c.local, to, called)
 	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, 0); err != nil { // sends a window probe
 		return err
 	}
 	if err := q.lookFor(func() bool { p, d := q.model.of(c.cookie, from); return len(p)+len(d) > 0 }); err != nil {
-		return err
-	}
-	if err := q.follows(c, from, denied); err != nil {
 		return err
 	}
 	// The wall's RST, or that of the world, which knows of no such connection.

@@ -60,6 +60,12 @@ func (c *diffCase) visitor(inbound bool) []byte {
 	if inbound {
 		o.Src, o.Dst = o.Dst, o.Src
 		o.SrcMAC, o.DstMAC = o.DstMAC, o.SrcMAC
+		if r.IntN(6) == 0 {
+			o.DstMAC[5] ^= 1 // flooded by a bridge: somebody else's
+		}
+	}
+	if r.IntN(6) == 0 {
+		o.Offset, o.More, o.ID = uint16(r.IntN(2)), r.IntN(2) == 0, uint16(r.IntN(3))
 	}
 	return frames.IP(o, 0, []byte("protocol 0"))
 }

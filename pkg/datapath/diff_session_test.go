@@ -4,7 +4,6 @@ package datapath
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/bouheki/bouheki/pkg/policy"
 	"github.com/bouheki/bouheki/pkg/tables"
+	"github.com/bouheki/bouheki/test/frames"
 	"github.com/bouheki/bouheki/test/lab"
 )
 
@@ -44,10 +44,11 @@ type session struct {
 	targets   []netip.AddrPort // the world's servers, TCP and UDP
 	listeners map[uint16]int   // the world's, by port
 	datagrams map[netip.AddrPort]int
-	published int // the container's listener
 	innerDoor int // the inner netns' listener
 	wire      int // packet socket on the host's end, to put frames to the container
 	packets   int // packet socket of the container's
+	cooked    int // one that gets its Ethernet header from the kernel
+	gateway   frames.MAC
 }
 
 // The inner netns, further addresses of eth0, and the ports.
@@ -172,8 +173,10 @@ func (s *session) addInner(t testing.TB) error {
 		return err
 	}
 	if err := s.inner.do(func() error {
-		if err := os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0); err != nil {
-			return err
+		for _, name := range []string{"ipv6/conf/default/accept_dad", "ipv4/tcp_synack_retries"} {
+			if err := os.WriteFile("/proc/sys/net/"+name, []byte("0"), 0); err != nil {
+				return err
+			}
 		}
 		if err := setUp("eth0", "172.20.0.2/24", "fd20::2/64"); err != nil {
 			return err
@@ -188,7 +191,8 @@ func (s *session) addInner(t testing.TB) error {
 		return err
 	}
 	return s.world.do(func() error {
-		return os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte("0 2147483647"), 0)
+		return errors.Join(os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte("0 2147483647"), 0),
+			os.WriteFile("/proc/sys/net/ipv4/tcp_synack_retries", []byte("0"), 0))
 	})
 }
 
@@ -246,19 +250,9 @@ func addRoute(to, gateway string) error {
 // serve opens the sockets that last as long as the session.
 func (s *session) serve(t testing.TB) error {
 	open := func(r *room, typ int, at netip.AddrPort) (int, error) {
-		fd, err := r.socket(at.Addr(), typ, 0)
-		if err != nil {
-			return -1, err
-		}
-		t.Cleanup(func() { unix.Close(fd) })
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
-			return -1, err
-		}
-		if err := unix.Bind(fd, sockaddr(at)); err != nil {
-			return -1, fmt.Errorf("bind %v: %w", at, err)
-		}
-		if typ == unix.SOCK_STREAM {
-			err = unix.Listen(fd, 64)
+		fd, err := r.serverAt(typ, at)
+		if err == nil {
+			t.Cleanup(func() { unix.Close(fd) })
 		}
 		return fd, err
 	}
@@ -278,21 +272,28 @@ func (s *session) serve(t testing.TB) error {
 		}
 	}
 	var err error
-	if s.published, err = open(s.container, unix.SOCK_STREAM, netip.AddrPortFrom(any6, publishedPort)); err != nil {
-		return err
-	}
 	if s.innerDoor, err = open(s.inner, unix.SOCK_STREAM, netip.AddrPortFrom(any6, publishedPort)); err != nil {
 		return err
 	}
 	// Kept, for closing one takes a grace period.
-	packetSocket := func(fd *int) func() error {
+	packetSocket := func(fd *int, typ int) func() error {
 		return func() (err error) {
-			*fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+			*fd, err = unix.Socket(unix.AF_PACKET, typ|unix.SOCK_CLOEXEC, 0)
 			t.Cleanup(func() { unix.Close(*fd) })
 			return err
 		}
 	}
-	return errors.Join(s.host.do(packetSocket(&s.wire)), s.container.do(packetSocket(&s.packets)))
+	return errors.Join(
+		s.host.do(packetSocket(&s.wire, unix.SOCK_RAW)),
+		s.container.do(packetSocket(&s.packets, unix.SOCK_RAW)),
+		s.container.do(packetSocket(&s.cooked, unix.SOCK_DGRAM)),
+		s.host.do(func() error {
+			link, err := netlink.LinkByIndex(s.HostEnd)
+			if err == nil {
+				copy(s.gateway[:], link.Attrs().HardwareAddr)
+			}
+			return err
+		}))
 }
 
 // publish brings the tables of stacks into the kernel; see diffRig.publish.

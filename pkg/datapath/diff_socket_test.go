@@ -31,6 +31,28 @@ func (r *room) socket(family netip.Addr, typ, proto int) (fd int, err error) {
 	return fd, err
 }
 
+// serverAt makes a socket that waits at an address; one for :: takes IPv4 too.
+func (r *room) serverAt(typ int, at netip.AddrPort) (int, error) {
+	fd, err := r.socket(at.Addr(), typ, 0)
+	if err != nil {
+		return -1, err
+	}
+	for _, option := range []int{unix.SO_REUSEADDR, unix.SO_REUSEPORT} {
+		err = errors.Join(err, unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, 1))
+	}
+	if err == nil {
+		err = unix.Bind(fd, sockaddr(at))
+	}
+	if err == nil && typ == unix.SOCK_STREAM {
+		err = unix.Listen(fd, 64)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("wait at %v: %w", at, err)
+	}
+	return fd, nil
+}
+
 func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	if a.Addr().Is4() {
 		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/bouheki/bouheki/pkg/policy"
 )
 
@@ -24,7 +26,7 @@ const (
 	sequenceShort  = 150
 	sequenceChunk  = 24  // sequences whose tables are published together
 	sequenceStacks = 4   // policies that a sequence changes between
-	longPause      = 400 // of so many sequences one waits a while
+	longPause      = 300 // of so many sequences one waits a while
 )
 
 // TestSequences plays random sequences with real sockets: connections and
@@ -95,9 +97,11 @@ type sequence struct {
 	said   int // messages
 	spoil  spoil
 
-	conns   []*conn
-	boxes   []*box
-	cleanup []func()
+	published int // the container's listener
+	conns     []*conn
+	boxes     []*box
+	echoes    []echo
+	cleanup   []func()
 }
 
 // sequences plays the sequences of some seeds.
@@ -160,11 +164,17 @@ func (q *sequence) play() error {
 	if err := q.begin(); err != nil {
 		return err
 	}
+	var err error
+	if q.published, err = q.container.serverAt(unix.SOCK_STREAM, netip.AddrPortFrom(netip.IPv6Unspecified(), publishedPort)); err != nil {
+		return err
+	}
+	q.keep(&q.published)
 	n := 15 + q.rand.IntN(20)
 	for i := range n {
-		if i == n/2 && q.seed%longPause == 0 { // what is remembered for a second is forgotten
-			q.logf("wait")
-			time.Sleep(1100 * time.Millisecond)
+		if i == n/2 && q.seed%longPause == 0 {
+			if err := q.pause(); err != nil {
+				return err
+			}
 		}
 		if err := q.act(); err != nil {
 			return errors.Join(err, q.look(), q.model.settle()) // a verdict may be the cause
