@@ -22,6 +22,8 @@ Usage:
         Look for mistakes in policies; without a name: in all of them.
     bouheki explain (--policy NAME|FILE | CONTAINER) DEST[:PORT][/PROTO]
         Say whether that destination may be called, and by which rule.
+    bouheki update (CONTAINER… | --all) [--policy NAME]
+        Read or change the policy of running containers.
     bouheki gc
         Remove what containers left that are gone.
     bouheki version [--json]
@@ -62,6 +64,7 @@ func init() {
 		{"logs", "[-f] [--json] [--since D] [CONTAINER…]", logsHelp, setUpLogs},
 		{"check", "[NAME|FILE…]", checkHelp, setUpCheck},
 		{"explain", "(--policy NAME|FILE | CONTAINER) DEST[:PORT][/PROTO]", explainHelp, setUpExplain},
+		{"update", "(CONTAINER… | --all) [--policy NAME]", updateHelp, setUpUpdate},
 		{"gc", "", gcHelp, setUpGC},
 		{"version", "[--json]", versionHelp, setUpVersion},
 		{"completion", "bash|zsh|fish", completionHelp, setUpCompletion},
@@ -69,7 +72,7 @@ func init() {
 }
 
 // later are commands of other versions. Who types one should not wonder how it is spelt.
-var later = map[string]bool{"update": true, "run": true, "attach": true, "detach": true, "doctor": true}
+var later = map[string]bool{"run": true, "attach": true, "detach": true, "doctor": true}
 
 func find(name string) *command {
 	if i := slices.IndexFunc(commands, func(c *command) bool { return c.name == name }); i >= 0 {

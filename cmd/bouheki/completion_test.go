@@ -68,19 +68,21 @@ _bouheki
 echo "${COMPREPLY[*]}"
 `
 	for line, want := range map[string]string{
-		"bouheki l":                    "ls logs",
-		"bouheki ":                     strings.TrimSpace("ls logs check explain gc version completion help --config --help --version"),
-		"bouheki ls --":                "--help --config --all --json",
-		"bouheki logs -":               "--help -h --config --follow -f --json --since",
-		"bouheki logs --since ":        "",
-		"bouheki check w":              "web",
-		"bouheki check h":              "",
-		"bouheki explain --policy a":   "a-b",
-		"bouheki --config x.toml c":    "check completion",
-		"bouheki --config x.toml ls -": "--help -h --config --all -a --json",
-		"bouheki completion ":          "bash zsh fish",
-		"bouheki help ex":              "explain",
-		"bouheki ls x":                 "",
+		"bouheki l":                     "ls logs",
+		"bouheki ":                      strings.TrimSpace("ls logs check explain update gc version completion help --config --help --version"),
+		"bouheki ls --":                 "--help --config --all --json",
+		"bouheki logs -":                "--help -h --config --follow -f --json --since",
+		"bouheki logs --since ":         "",
+		"bouheki check w":               "web",
+		"bouheki check h":               "",
+		"bouheki explain --policy a":    "a-b",
+		"bouheki update web --policy a": "a-b",
+		"bouheki update -":              "--help -h --config --all -a --policy",
+		"bouheki --config x.toml c":     "check completion",
+		"bouheki --config x.toml ls -":  "--help -h --config --all -a --json",
+		"bouheki completion ":           "bash zsh fish",
+		"bouheki help ex":               "explain",
+		"bouheki ls x":                  "",
 	} {
 		cmd := exec.Command(shell, append([]string{"-c", script, "bash"}, strings.Split(line, " ")...)...)
 		cmd.Dir = t.TempDir() // no files

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"syscall"
 
@@ -19,13 +20,21 @@ func nativeUint32(b [4]byte) uint32 { return binary.NativeEndian.Uint32(b[:]) }
 
 // gone says that what was to be detached does not exist any more.
 func gone(err error) bool {
-	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOLINK)
+	return errors.Is(err, unix.ENODEV) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOLINK)
 }
 
-// program is the one that belongs at a hook of the host's end: its ingress is
-// what leaves the container. Inside the container it is the other way round.
-func (s *Set) program(at ebpf.AttachType) *ebpf.Program {
-	if at == ebpf.AttachTCXIngress {
+// judged is the hook at which what leaves the container passes a wall: the ingress
+// of the host's end, or the egress of the container's own device.
+func (w Wall) judged() ebpf.AttachType {
+	if w.At == w.Inside {
+		return ebpf.AttachTCXEgress
+	}
+	return ebpf.AttachTCXIngress
+}
+
+// program is the one that belongs at a hook of a wall.
+func (s *Set) program(wall Wall, at ebpf.AttachType) *ebpf.Program {
+	if at == wall.judged() {
 		return s.objs.BouhekiOut
 	}
 	return s.objs.BouhekiIn
@@ -34,37 +43,42 @@ func (s *Set) program(at ebpf.AttachType) *ebpf.Program {
 // attach puts the program at the device's hook: first of what judges packets
 // that leave the container, last of what is done to packets that reach it.
 func (s *Set) attach(wall Wall, at ebpf.AttachType) error {
-	return wall.enter(func() error { return s.attachHere(wall.At, at) })
+	return wall.enter(func() error { return s.attachHere(wall, at) })
 }
 
 // attachHere: the kernel looks for the device in the calling thread's netns.
-func (s *Set) attachHere(device Device, at ebpf.AttachType) error {
+func (s *Set) attachHere(wall Wall, at ebpf.AttachType) error {
 	var anchor link.Anchor = link.Head()
-	if at == ebpf.AttachTCXEgress {
+	if at != wall.judged() {
 		anchor = link.Tail()
 	}
 	err := link.RawAttachProgram(link.RawAttachProgramOptions{
-		Target: int(device.Index), Program: s.program(at), Attach: at, Anchor: anchor,
+		Target: int(wall.At.Index), Program: s.program(wall, at), Attach: at, Anchor: anchor,
 	})
 	if errors.Is(err, unix.EEXIST) {
 		return nil // this very program is there already
 	}
 	if err != nil {
-		return fmt.Errorf("attach to device %d: %w", device.Index, err)
+		return fmt.Errorf("attach to device %d: %w", wall.At.Index, err)
 	}
 	return nil
 }
 
+// detach: a netns that is gone is no error, the attachment went with its devices.
 func (s *Set) detach(wall Wall, at ebpf.AttachType) error {
-	return wall.enter(func() error { return s.detachHere(wall.At, at) })
+	err := wall.enter(func() error { return s.detachHere(wall, at) })
+	if gone(err) {
+		return nil
+	}
+	return err
 }
 
-func (s *Set) detachHere(device Device, at ebpf.AttachType) error {
+func (s *Set) detachHere(wall Wall, at ebpf.AttachType) error {
 	err := link.RawDetachProgram(link.RawDetachProgramOptions{
-		Target: int(device.Index), Program: s.program(at), Attach: at,
+		Target: int(wall.At.Index), Program: s.program(wall, at), Attach: at,
 	})
 	if err != nil && !gone(err) {
-		return fmt.Errorf("detach from device %d: %w", device.Index, err)
+		return fmt.Errorf("detach from device %d: %w", wall.At.Index, err)
 	}
 	return nil
 }
@@ -72,28 +86,28 @@ func (s *Set) detachHere(device Device, at ebpf.AttachType) error {
 // Attached says whether both programs of this set are at the device, and the
 // one that judges comes first.
 func (s *Set) Attached(wall Wall) error {
-	return wall.enter(func() error { return s.attached(wall.At) })
+	return wall.enter(func() error { return s.attached(wall) })
 }
 
-func (s *Set) attached(device Device) error {
+func (s *Set) attached(wall Wall) error {
 	for _, at := range []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress} {
-		info, err := s.program(at).Info()
+		info, err := s.program(wall, at).Info()
 		if err != nil {
-			return fmt.Errorf("check device %d: %w", device.Index, err)
+			return fmt.Errorf("check device %d: %w", wall.At.Index, err)
 		}
 		id, _ := info.ID()
-		result, err := link.QueryPrograms(link.QueryOptions{Target: int(device.Index), Attach: at})
+		result, err := link.QueryPrograms(link.QueryOptions{Target: int(wall.At.Index), Attach: at})
 		if err != nil {
-			return fmt.Errorf("check device %d: %w", device.Index, err)
+			return fmt.Errorf("check device %d: %w", wall.At.Index, err)
 		}
 		found := false
 		for i, p := range result.Programs {
-			if p.ID == id && (i == 0 || at == ebpf.AttachTCXEgress) {
+			if p.ID == id && (i == 0 || at != wall.judged()) {
 				found = true
 			}
 		}
 		if !found {
-			return fmt.Errorf("check device %d: bouheki's program is not in its place", device.Index)
+			return fmt.Errorf("check device %d: bouheki's program is not in its place", wall.At.Index)
 		}
 	}
 	return nil

@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"net/netip"
 
-	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
-
 	"github.com/bouheki/bouheki/pkg/tables"
+	"github.com/cilium/ebpf"
 )
 
 // Device names a network device: its index in the netns that has the cookie.
@@ -21,14 +19,14 @@ type Device struct {
 
 // Wall is one interface of a container and the device at which it is judged.
 type Wall struct {
-	At     Device // where the programs are attached: the host's end of the veth
+	At     Device // where the programs are attached: the host's end of the veth, or Inside if it has none
 	Inside Device // the container's own end: what the gate lets pass
 	MAC    [6]byte
 	IPv4   []netip.Addr
 	OnLink []netip.Prefix // IPv6, without fe80::/64
 
-	// Enter runs a function on a thread that is in the netns of At. Nil: the
-	// process is in it.
+	// Enter runs a function on a thread that is in the netns of At; its error wraps
+	// [fs.ErrNotExist] if that is gone. Nil: the process is in it.
 	Enter func(func() error) error
 }
 
@@ -53,7 +51,7 @@ type Setup struct {
 	Tables     map[uint32]*tables.Tables // those that the kernel does not hold yet
 	Walls      []Wall
 	Netns      uint64 // cookie of the container's netns
-	Cgroup     string // path of its cgroup directory
+	Cgroup     string // path of its cgroup directory; "": none is known yet
 }
 
 // Install puts a container under its policy. It may be repeated: the end is the
@@ -81,7 +79,9 @@ func (s *Set) Install(setup Setup) (err error) {
 			func() error { return s.attach(wall, ebpf.AttachTCXIngress) },
 			func() error { return s.attach(wall, ebpf.AttachTCXEgress) })
 	}
-	steps = append(steps, func() error { return s.attachGate(setup.Cgroup) })
+	if setup.Cgroup != "" {
+		steps = append(steps, func() error { return s.attachGate(setup.Cgroup) })
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Remove(setup))
@@ -96,15 +96,7 @@ func (s *Set) Install(setup Setup) (err error) {
 	if err := s.setStack(setup.Subject, stack, setup.Generation); err != nil {
 		return err
 	}
-	for key, endpoint := range endpoints {
-		if err := s.objs.Endpoints.Put(&key, &endpoint); err != nil {
-			if errors.Is(err, unix.E2BIG) {
-				return fmt.Errorf("write endpoint: %d interfaces are covered already: %w", s.objs.Endpoints.MaxEntries(), err)
-			}
-			return fmt.Errorf("write endpoint: %w", err)
-		}
-	}
-	return nil
+	return s.putEndpoints(endpoints)
 }
 
 // prepare makes the container's maps and the tables it needs, and returns the
@@ -225,7 +217,7 @@ func (s *Set) Update(subject uint32, generation uint64, layers []Layer, new map[
 // which each wall stands, the container's end of it, and lo for its netns.
 func newEndpoints(setup Setup) (map[kernelEndpointKey]kernelEndpoint, error) {
 	entries := map[kernelEndpointKey]kernelEndpoint{
-		{Netns: setup.Netns, Ifindex: 1}: {Subject: setup.Subject},
+		{Netns: setup.Netns, Ifindex: loopback}: {Subject: setup.Subject},
 	}
 	for _, wall := range setup.Walls {
 		e := kernelEndpoint{Subject: setup.Subject, Mac: wall.MAC}
@@ -253,7 +245,10 @@ func newEndpoints(setup Setup) (map[kernelEndpointKey]kernelEndpoint, error) {
 	return entries, nil
 }
 
-const endpointInside = 1 // ENDPOINT_INSIDE
+const (
+	endpointInside = 1 // ENDPOINT_INSIDE
+	loopback       = 1 // LOOPBACK_IFINDEX
+)
 
 // Holds returns nil if the kernel has all that Install would bring, and else what
 // is missing first. It changes nothing.
@@ -276,6 +271,9 @@ func (s *Set) Holds(setup Setup) error {
 			return err
 		}
 	}
+	if setup.Cgroup == "" {
+		return nil
+	}
 	return s.Gated(setup.Cgroup)
 }
 
@@ -294,16 +292,7 @@ func (s *Set) Remove(setup Setup) error {
 	}
 	err := s.together(steps...)
 	endpoints, _ := newEndpoints(setup)
-	for key := range endpoints {
-		var present kernelEndpoint
-		if s.objs.Endpoints.Lookup(&key, &present) != nil || present.Subject != setup.Subject {
-			continue // gone, or already another container's
-		}
-		if e := s.objs.Endpoints.Delete(&key); e != nil && !errors.Is(e, ebpf.ErrKeyNotExist) {
-			err = errors.Join(err, fmt.Errorf("remove endpoint: %w", e))
-		}
-	}
-	return errors.Join(err, s.forget(setup.Subject))
+	return errors.Join(err, s.removeEndpoints(setup.Subject, endpoints), s.forget(setup.Subject))
 }
 
 // forget frees a container's number.

@@ -81,7 +81,7 @@ func (r *rig) benchmarkStart(b *testing.B, l *life, steps map[string][]time.Dura
 		b.Fatal(err)
 	}
 	lap("policy-ms")
-	if err := e.protect(ctr, layers, nil, "hook"); err != nil {
+	if err := e.protect(ctr, Wish{Policy: "web"}, nil, "hook"); err != nil {
 		b.Fatal(err)
 	}
 	waited := set.Waited()

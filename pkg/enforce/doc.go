@@ -21,6 +21,22 @@
 // Protect is idempotent: the same container again, after a crash anywhere or from
 // the CNI plugin before or after the hook, ends in the same state.
 //
+// # Hook and plugin
+//
+// The CNI plugin knows a container by its network namespace, the hook by that and its
+// cgroup. There is one record, one number in the kernel and one wall, whoever comes
+// first, see cni_hand.go. What neither knows alone:
+//
+//   - its own policy is the annotation's, else the network's, else the host's default:
+//     the record keeps what was asked (Asked) and what the networks say (Networks)
+//   - a container whose network comes after the hook starts only if its gate closes
+//     every device without a wall to it, until ADD; packet sockets pass a gate, so not
+//     with CAP_NET_RAW or CAP_NET_ADMIN, unless the host says raw = "accept"
+//   - a device without an end on the host gets its wall inside the container, if the
+//     network says "trust-capabilities"; the hook then looks at the capabilities
+//   - networks of one container may each leave a policy to the others, and may not
+//     contradict each other
+//
 // # Release
 //
 // A record goes when its life is over: its cgroup is gone or empty, or its devices

@@ -54,7 +54,7 @@ func (c Config) Hook(call *Call) error {
 		return err
 	}
 	wish := Wish(annotations)
-	if !c.concerns(wish) {
+	if !c.concerns(wish) && !c.covered(call.state.Pid) {
 		return nil
 	}
 	if err := requireRoot(); err != nil {

@@ -3,6 +3,7 @@
 package enforce
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -34,6 +35,12 @@ func (w Wish) inline() store.Inline { return store.Inline{Allow: w.Allow, Deny: 
 
 func (w Wish) none() bool { return !runtime.Annotations(w).Present() }
 
+func (w Wish) asked() store.Asked { return store.Asked{Policy: w.Policy, Inline: w.inline()} }
+
+func wishOf(a store.Asked) Wish {
+	return Wish{Policy: a.Policy, Allow: a.Inline.Allow, Deny: a.Inline.Deny, Mode: a.Inline.Mode}
+}
+
 // source says what a layer is to be made of: a policy file, rules in place, both.
 type source struct {
 	kind    string
@@ -42,15 +49,26 @@ type source struct {
 	trusted bool // the rules in place may widen
 }
 
-// sources decides a container's layers. Annotations are not trusted: an image
+// sources decides the layers of a container that is in no network which says
+// anything.
+func (c Config) sources(w Wish) ([]source, error) { return c.sourcesIn(w, nil) }
+
+// sourcesIn decides a container's layers. Annotations are not trusted: an image
 // brings its own, and nothing tells them from the user's (CONTRACT 4). No
 // sources: the container is left alone.
-func (c Config) sources(w Wish) ([]source, error) {
+func (c Config) sourcesIn(w Wish, networks []store.Network) ([]source, error) {
+	net, err := common(networks)
+	if err != nil {
+		return nil, err
+	}
 	var layers []source
 	if c.Floor != "" {
 		layers = append(layers, source{kind: KindFloor, name: c.Floor})
 	}
-	own := source{kind: KindOwn, name: c.Default, inline: w.inline(), trusted: c.Inline == InlineTrusted}
+	if net.Floor != "" && net.Floor != c.Floor {
+		layers = append(layers, source{kind: KindNetwork, name: net.Floor})
+	}
+	own := source{kind: KindOwn, name: cmp.Or(net.Policy, c.Default), inline: w.inline(), trusted: c.Inline == InlineTrusted}
 	rules := len(w.Allow)+len(w.Deny) > 0 || w.Mode != ""
 	if rules && c.Inline == InlineNever {
 		return nil, fmt.Errorf("read annotations: this host takes no rules from annotations (inline = %q)\nhint: name a policy with bouheki.policy", InlineNever)
@@ -68,6 +86,26 @@ func (c Config) sources(w Wish) ([]source, error) {
 		own.name = InlineName
 	}
 	return append(layers, own), nil
+}
+
+// common is what several networks of a container say together. Each may leave a
+// policy or a floor to the others, but none may contradict another: which of the two
+// held would depend on the order in which they were connected.
+func common(networks []store.Network) (all store.Network, err error) {
+	agree := func(what string, n store.Network, its string, all *string) {
+		if its == "" || *all == its {
+			return
+		}
+		if *all != "" && err == nil {
+			err = fmt.Errorf("connect network %q: its %s is %q, but another network of this container says %q\nhint: give both networks the same %s, or leave it out of one", n.Name, what, its, *all, what)
+		}
+		*all = its
+	}
+	for _, n := range networks {
+		agree("policy", n, n.Policy, &all.Policy)
+		agree("floor", n, n.Floor, &all.Floor)
+	}
+	return all, err
 }
 
 func choices(names []string) string {

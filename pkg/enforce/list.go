@@ -109,7 +109,7 @@ func (l *Listed) check(set *datapath.Set, r store.Record) error {
 			l.Monitored[name] = t
 		}
 	}
-	setup, err := newSetup(r)
+	setup, err := newSetup(withoutGone(r))
 	if err != nil {
 		return err
 	}

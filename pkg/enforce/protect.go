@@ -24,15 +24,16 @@ const LockWait = 8 * time.Second
 // protect puts a container under its policy before its first instruction runs.
 // On an error the container must not start.
 func (c Config) protect(ctr *runtime.Container, wish Wish, via string) error {
-	layers, err := c.sources(wish)
-	if err != nil || len(layers) == 0 {
-		return err
-	}
 	notes, err := c.refuse(ctr)
 	if err != nil {
 		return err
 	}
-	s, err := store.Open(c.dirs(), LockWait)
+	return c.loaded(LockWait, func(e *enforcer) error { return e.protect(ctr, wish, notes, via) })
+}
+
+// loaded runs f under the lock, with the programs in the kernel.
+func (c Config) loaded(wait time.Duration, f func(*enforcer) error) error {
+	s, err := store.Open(c.dirs(), wait)
 	if err != nil {
 		return err
 	}
@@ -42,8 +43,7 @@ func (c Config) protect(ctr *runtime.Container, wish Wish, via string) error {
 		return err
 	}
 	defer set.Close()
-	e := &enforcer{config: c, store: s, set: set}
-	return e.protect(ctr, layers, notes, via)
+	return f(&enforcer{config: c, store: s, set: set})
 }
 
 // enforcer is one run under the lock.
@@ -74,24 +74,20 @@ func (c Config) refuse(ctr *runtime.Container) (notes []string, err error) {
 	switch {
 	case ctr.Netns.Host:
 		return nil, errors.New("protect container: it shares the host's network, and this version covers no such container\nhint: give it a network of its own (not --network host)")
-	case ctr.NetworkLater:
-		return nil, fmt.Errorf("protect container: its network comes only after this hook has run, and this version can't cover it then (%s)\nhint: run it without a user namespace of its own (--uidmap, --userns), or with --network none", ctr.Evidence)
+	case ctr.NetworkLater && len(ctr.Raw) > 0 && c.Raw != "accept":
+		// The gate at its cgroup closes every device without a wall, but not to packet sockets.
+		return nil, fmt.Errorf("protect container: its network comes only after this hook has run (%s), and with %s it could pass what guards it until then\nhint: take the capability away (--cap-drop NET_RAW), or accept that with raw = \"accept\" in bouheki.toml", ctr.Evidence, strings.Join(ctr.Raw, " and "))
 	case ctr.Cgroup.Shared:
 		return nil, fmt.Errorf("protect container: its cgroup %s holds other processes too\nhint: give it a cgroup of its own (not --cgroups=disabled)", ctr.Cgroup.Path)
 	case ctr.ListenFDs:
 		// They belong to another network namespace, whose devices have no wall.
 		return nil, errors.New("protect container: sockets from outside are passed in to it (LISTEN_FDS), and what it sends over them passes no wall\nhint: publish ports instead of using socket activation")
 	}
-	for _, i := range ctr.Interfaces {
-		if i.Host == nil {
-			return nil, fmt.Errorf("protect container: interface %s (%s) has no end on the host's side to watch it at\nhint: use a bridge or ptp network; macvlan, ipvlan and moved devices can't be covered by this version", i.Name, i.Kind)
-		}
-		if i.MAC == ([6]byte{}) {
-			return nil, fmt.Errorf("protect container: interface %s (%s) has no Ethernet address", i.Name, i.Kind)
-		}
+	if ctr.NetworkLater {
+		notes = append(notes, noteLater)
 	}
 	if len(ctr.Powers) == 0 {
-		return nil, nil
+		return notes, nil
 	}
 	var whats, hints []string
 	for _, p := range ctr.Powers {
@@ -101,36 +97,93 @@ func (c Config) refuse(ctr *runtime.Container) (notes []string, err error) {
 		}
 	}
 	if c.Privileged == "accept" {
-		return []string{"could undo the wall: " + strings.Join(whats, ", ")}, nil
+		return append(notes, "could undo the wall: "+strings.Join(whats, ", ")), nil
 	}
 	return nil, fmt.Errorf("protect container: it could undo the wall: %s\nhint: %s, or accept that with privileged = \"accept\" in bouheki.toml",
 		strings.Join(whats, ", "), strings.Join(hints, "; "))
 }
 
-func (e *enforcer) protect(ctr *runtime.Container, layers []source, notes []string, via string) error {
+// noteLater is the note of a container whose network the CNI plugin has yet to cover
+// (`ctr run --cni` calls it after the hook).
+const noteLater = "its network comes after the hook: nothing leaves it until the CNI plugin covers it"
+
+// reach says why an interface can't be watched. walled are those that the CNI plugin
+// has put a wall inside the container at, by index.
+func (c Config) reach(ctr *runtime.Container, walled map[int]bool) (notes []string, err error) {
+	for _, i := range ctr.Interfaces {
+		switch {
+		case i.MAC == ([6]byte{}):
+			return nil, fmt.Errorf("protect container: interface %s (%s) has no Ethernet address", i.Name, i.Kind)
+		case i.Host != nil:
+		case !walled[i.Index]:
+			return nil, fmt.Errorf("protect container: interface %s (%s) has no end on the host's side to watch it at\nhint: use a bridge or ptp network; macvlan, ipvlan and moved devices need bouheki-cni in their CNI network, with \"trust-capabilities\": true", i.Name, i.Kind)
+		case len(ctr.Raw) == 0:
+		case c.Raw != "accept":
+			return nil, fmt.Errorf("protect container: interface %s (%s) is watched inside the container, which %s gets round\nhint: take the capability away (--cap-drop NET_RAW), or accept that with raw = \"accept\" in bouheki.toml", i.Name, i.Kind, strings.Join(ctr.Raw, " and "))
+		default:
+			notes = append(notes, fmt.Sprintf("%s gets round the wall of %s (%s), which is inside the container", strings.Join(ctr.Raw, " and "), i.Name, i.Kind))
+		}
+	}
+	return notes, nil
+}
+
+func (e *enforcer) protect(ctr *runtime.Container, wish Wish, notes []string, via string) error {
 	records := e.sweepFor(ctr)
-	resolved, new, err := e.resolve(layers)
+	before := plugged(in(records, ctr.Netns.Cookie))
+	more, err := e.config.reach(ctr, before.walled)
 	if err != nil {
 		return err
 	}
-	if owner := sharing(records, ctr); owner != nil {
-		return e.join(ctr, *owner, resolved, notes, via)
+	notes = append(notes, more...)
+	owner := sharing(records, ctr)
+	if owner != nil && wish.none() && len(owner.Networks) > 0 {
+		return e.join(ctr, *owner, owner.Layers, wish, notes, via) // it says nothing, its pod has spoken
+	}
+	if before.pod != nil && !ctr.Netns.Shared && wish.none() {
+		wish = wishOf(before.pod.Asked)
+	}
+	layers, err := e.config.sourcesIn(wish, before.networks)
+	if err != nil || len(layers) == 0 {
+		return err
+	}
+	resolved, new, err := e.whole(layers, records)
+	if err != nil {
+		return err
+	}
+	if owner != nil {
+		return e.join(ctr, *owner, resolved, wish, notes, via)
 	}
 	if ctr.Netns.Shared {
 		return fmt.Errorf("protect container: it joins a network that is not protected, and this version can't tell the containers in it apart (%s)\nhint: give the policy to the container (or pod) whose network it is, or set a default policy", ctr.Netns.Evidence)
 	}
 	rec := record(ctr, resolved, notes, via)
-	if old := same(records, rec.Key); old != nil {
-		if e.holds(*old, rec) {
+	rec.Asked = wish.asked()
+	old := same(records, rec.Key)
+	if old == nil {
+		old = before.pod
+	}
+	if old != nil {
+		inherit(&rec, *old)
+		if old.Key == rec.Key && e.holds(*old, rec) {
 			return nil
+		}
+		if old.Key != rec.Key && old.State == store.Attached && e.set.Taken(old.Subject) {
+			return e.takeOver(*old, rec, new, records)
 		}
 		if err := e.file(*old, records); err != nil {
 			return err // its recorder is about to be made anew
 		}
-		rec.Subject = old.Subject
 	} else if rec.Subject, err = e.freeSubject(records); err != nil {
 		return err
 	}
+	if err := e.install(rec, new); err != nil || before.pod == nil {
+		return err
+	}
+	return e.store.Remove(before.pod.Key)
+}
+
+// install records a container and puts it under its policy.
+func (e *enforcer) install(rec store.Record, new map[uint32]*tables.Tables) error {
 	rec.Generation = generation()
 	rec.State = store.Preparing
 	if err := e.store.Put(rec); err != nil {
@@ -170,12 +223,13 @@ func (e *enforcer) holds(old, rec store.Record) bool {
 
 // join protects a container in the network of another: the wall there is the
 // owner's, so it must be of the very policy that the joiner is to have.
-func (e *enforcer) join(ctr *runtime.Container, owner store.Record, layers []store.Layer, notes []string, via string) error {
+func (e *enforcer) join(ctr *runtime.Container, owner store.Record, layers []store.Layer, wish Wish, notes []string, via string) error {
 	if !sameTables(owner.Layers, layers) {
 		return fmt.Errorf("protect container: it joins the network of %s, which is under another policy (%s)\nhint: give both the same policy", title(owner), policies(owner.Layers))
 	}
 	rec := record(ctr, layers, append(notes, "shares the network of "+title(owner)), via)
-	rec.Subject, rec.Generation, rec.Interfaces = owner.Subject, owner.Generation, owner.Interfaces
+	rec.Subject, rec.Generation, rec.Interfaces, rec.Networks = owner.Subject, owner.Generation, owner.Interfaces, owner.Networks
+	rec.Asked = wish.asked()
 	rec.State = store.Attached
 	if err := e.set.Gate(rec.CgroupPath); err != nil {
 		return err

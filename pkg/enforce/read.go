@@ -5,6 +5,7 @@ package enforce
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/bouheki/bouheki/pkg/datapath"
 	"github.com/bouheki/bouheki/pkg/runtime"
@@ -63,6 +64,9 @@ func (c Config) Unprotected() ([]Listed, error) {
 // isOf says whether a record is about a container that was found. The ID alone does
 // not tell: two namespaces of containerd may each have a "web".
 func isOf(r store.Record, f runtime.Found) bool {
+	if r.Key.Cgroup == 0 { // the CNI plugin's: containerd calls it "NAMESPACE-ID"
+		return r.NetnsInode == f.NetnsInode && (r.ID == f.ID || strings.HasSuffix(r.ID, "-"+f.ID))
+	}
 	return (r.ID == "" || r.ID == f.ID) && slices.Contains(f.Pids, r.Pid)
 }
 

@@ -21,6 +21,8 @@ func (s source) title() string {
 		return "read annotations"
 	case s.kind == KindFloor:
 		return fmt.Sprintf("read floor policy %q", s.name)
+	case s.kind == KindNetwork:
+		return fmt.Sprintf("read the network's floor policy %q", s.name)
 	default:
 		return fmt.Sprintf("read policy %q", s.name)
 	}
@@ -32,14 +34,19 @@ func record(ctr *runtime.Container, layers []store.Layer, notes []string, via st
 		Key: store.Key{Netns: ctr.Netns.Cookie, Cgroup: ctr.Cgroup.ID},
 		ID:  ctr.ID, Name: ctr.Name, Hostname: ctr.Hostname, Aliases: ctr.Aliases,
 		Started: time.Now(), Pid: ctr.Pid, PidStart: ctr.PidStart,
-		NetnsInode: ctr.Netns.Inode, CgroupPath: ctr.Cgroup.Path,
+		NetnsInode: ctr.Netns.Inode, NetnsPath: ctr.Netns.Path, CgroupPath: ctr.Cgroup.Path,
 		Layers: layers, Coverage: store.Full, Notes: notes, Via: []string{via},
 	}
 	if len(notes) > 0 {
 		r.Coverage = store.Partial
 	}
-	for _, i := range ctr.Interfaces {
-		own := store.Interface{Name: i.Name, Index: i.Index, MAC: net.HardwareAddr(i.MAC[:]).String()}
+	r.Interfaces = devices(ctr.Interfaces)
+	return r
+}
+
+func devices(list []runtime.Interface) (all []store.Interface) {
+	for _, i := range list {
+		own := store.Interface{Name: i.Name, Kind: i.Kind, Index: i.Index, MAC: net.HardwareAddr(i.MAC[:]).String()}
 		if i.Host != nil {
 			own.HostIndex, own.HostName = i.Host.Index, i.Host.Name
 		}
@@ -49,9 +56,9 @@ func record(ctr *runtime.Container, layers []store.Layer, notes []string, via st
 		for _, p := range i.OnLink {
 			own.OnLink = append(own.OnLink, p.String())
 		}
-		r.Interfaces = append(r.Interfaces, own)
+		all = append(all, own)
 	}
-	return r
+	return all
 }
 
 // newSetup says a record in the datapath's words.
@@ -65,9 +72,12 @@ func newSetup(r store.Record) (datapath.Setup, error) {
 		return setup, err
 	}
 	for _, i := range r.Interfaces {
-		wall := datapath.Wall{
-			At:     datapath.Device{Netns: host, Index: uint32(i.HostIndex)},
-			Inside: datapath.Device{Netns: r.Key.Netns, Index: uint32(i.Index)},
+		wall := datapath.Wall{Inside: datapath.Device{Netns: r.Key.Netns, Index: uint32(i.Index)}}
+		if wall.At = (datapath.Device{Netns: host, Index: uint32(i.HostIndex)}); i.HostIndex == 0 {
+			wall.At = wall.Inside
+			wall.Enter = func(f func() error) error {
+				return runtime.InNetns(r.NetnsPath, r.NetnsInode, r.Key.Netns, f)
+			}
 		}
 		mac, err := net.ParseMAC(i.MAC)
 		if err != nil || len(mac) != len(wall.MAC) {
@@ -102,10 +112,13 @@ func same(records []store.Record, key store.Key) *store.Record {
 	return nil
 }
 
-// sharing finds the protected container whose network another one joins.
+// sharing finds the protected container whose network another one joins. What the
+// CNI plugin alone has covered is nobody else's yet, unless the container comes to a
+// network of others: then it is the pod's.
 func sharing(records []store.Record, ctr *runtime.Container) *store.Record {
 	for i, r := range records {
-		if r.Key.Netns == ctr.Netns.Cookie && r.Key.Cgroup != ctr.Cgroup.ID && r.State == store.Attached {
+		if r.Key.Netns == ctr.Netns.Cookie && r.Key.Cgroup != ctr.Cgroup.ID && r.State == store.Attached &&
+			(r.Key.Cgroup != 0 || ctr.Netns.Shared) {
 			return &records[i]
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/bouheki/bouheki/pkg/audit"
 	"github.com/bouheki/bouheki/pkg/datapath"
@@ -45,8 +46,10 @@ func (c Config) knows(id string) (bool, error) {
 
 // locked opens what is there and runs f under the lock. Where nothing was ever
 // protected there is nothing to do.
-func (c Config) locked(f func(*enforcer) error) error {
-	s, err := store.Open(c.dirs(), LockWait)
+func (c Config) locked(f func(*enforcer) error) error { return c.lockedFor(LockWait, f) }
+
+func (c Config) lockedFor(wait time.Duration, f func(*enforcer) error) error {
+	s, err := store.Open(c.dirs(), wait)
 	if err != nil {
 		return err
 	}
@@ -70,25 +73,34 @@ func (c Config) locked(f func(*enforcer) error) error {
 }
 
 // alive says whether a record's container still runs: its cgroup is the one it
-// was and holds a process, and if it had devices one of them is still there.
+// was and holds a process, and if it had devices one of them is still there, or went
+// by a CNI DEL. Of what only the CNI plugin knows the devices alone tell.
 func alive(r store.Record) bool {
-	if !runtime.CgroupAlive(r.CgroupPath, r.Key.Cgroup) {
+	if r.Key.Cgroup != 0 && !runtime.CgroupAlive(r.CgroupPath, r.Key.Cgroup) {
 		return false
 	}
-	if len(r.Interfaces) == 0 {
-		return true
-	}
+	lost := r.Key.Cgroup == 0
 	for _, i := range r.Interfaces {
-		if runtime.DeviceExists(i.HostIndex) {
+		if present(r, i) {
 			return true
 		}
+		lost = lost || !i.Left
 	}
-	return false
+	return !lost
 }
 
-// release files the events of a container and takes it out of the kernel, unless
-// others use its network: then only its own part goes. Events that can't be filed
-// (a full disk) keep it where it is, for the next sweep: they are in its recorder.
+// present says whether an interface is still there.
+func present(r store.Record, i store.Interface) bool {
+	if i.HostIndex != 0 {
+		return runtime.DeviceExists(i.HostIndex)
+	}
+	return runtime.DeviceInside(r.NetnsPath, r.NetnsInode, r.Key.Netns, i.Index)
+}
+
+// release files the events of a container and takes it out of the kernel. If others
+// use its network only its own part goes; if its CNI networks are still set up they
+// keep their walls, until DEL. Events that can't be filed (a full disk) keep it where
+// it is, for the next sweep: they are in its recorder.
 func (e *enforcer) release(r store.Record, records []store.Record) error {
 	err := e.file(r, records)
 	if err != nil {
@@ -100,6 +112,12 @@ func (e *enforcer) release(r store.Record, records []store.Record) error {
 			shared = true
 		}
 	}
+	if !shared && e.set != nil && r.Key.Cgroup != 0 && connected(r) {
+		if err := e.handBack(r); err != nil {
+			return err
+		}
+		shared = true
+	}
 	if e.set != nil {
 		setup, e2 := newSetup(r)
 		switch {
@@ -108,7 +126,7 @@ func (e *enforcer) release(r store.Record, records []store.Record) error {
 		case shared:
 			err = errors.Join(err, e.set.Ungate(r.CgroupPath))
 		default:
-			err = errors.Join(err, e.set.Remove(setup))
+			err = errors.Join(err, e.set.Remove(setup), e.freeReturned(r, setup))
 		}
 	}
 	return errors.Join(err, e.store.Remove(r.Key))
@@ -174,17 +192,30 @@ func unread(set *datapath.Set, r store.Record, since uint64) ([]datapath.Event, 
 	return events, since, nil
 }
 
-// sweepFor frees what stands in the way of a container, dead lives of its ID and
-// what somebody left who died while preparing, and returns the other records. A
-// failure is no reason to refuse the container: its record stays for gc.
+// sweepFor frees what stands in the way of a container, dead lives of its ID or in
+// its network and what somebody left who died while preparing, and returns the
+// records that there are then. A failure is no reason to refuse the container: its
+// record stays for gc.
 func (e *enforcer) sweepFor(ctr *runtime.Container) []store.Record {
-	records, _ := e.store.Records()
-	return slices.DeleteFunc(slices.Clone(records), func(r store.Record) bool {
-		if r.Key.Netns == ctr.Netns.Cookie && r.Key.Cgroup == ctr.Cgroup.ID {
-			return false // this very life: a repetition
-		}
-		return (r.ID == ctr.ID || r.State == store.Preparing) && !alive(r) && e.release(r, records) == nil
+	this := store.Key{Netns: ctr.Netns.Cookie, Cgroup: ctr.Cgroup.ID}
+	return e.sweepIf(func(r store.Record) bool {
+		return r.Key != this && (r.ID == ctr.ID || r.Key.Netns == this.Netns || r.State == store.Preparing)
 	})
+}
+
+// sweepIf releases the dead ones of those records.
+func (e *enforcer) sweepIf(concerns func(store.Record) bool) []store.Record {
+	records, _ := e.store.Records()
+	again := false
+	for _, r := range records {
+		if concerns(r) && !alive(r) {
+			again = e.release(r, records) == nil || again
+		}
+	}
+	if again {
+		records, _ = e.store.Records()
+	}
+	return records
 }
 
 // Swept says what a sweep removed.
@@ -206,6 +237,7 @@ func (e *enforcer) sweep() (swept Swept, err error) {
 	err = errors.Join(faults...)
 	for _, r := range records {
 		if alive(r) {
+			err = errors.Join(err, e.prune(r, records))
 			continue
 		}
 		if e2 := e.release(r, records); e2 != nil {

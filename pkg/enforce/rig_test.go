@@ -30,11 +30,6 @@ type rig struct {
 
 func newRig(t testing.TB) *rig {
 	t.Helper()
-	for _, program := range []string{"sh", "nsenter", "unshare", "mount", "sleep"} {
-		if _, err := exec.LookPath(program); err != nil {
-			t.Skipf("SKIP: a container's process needs %s: %v", program, err)
-		}
-	}
 	r := &rig{Lab: lab.New(t)}
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o755); err != nil {
@@ -95,6 +90,11 @@ func cgroupRoot() string {
 // start begins a life under an ID of 64 digits.
 func (r *rig) start(t testing.TB, id string) *life {
 	t.Helper()
+	for _, program := range []string{"sh", "nsenter", "unshare", "mount", "sleep"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("SKIP: a container's process needs %s: %v", program, err)
+		}
+	}
 	l := &life{cgroup: filepath.Join(cgroupRoot(), fmt.Sprintf("bouheki-test-%d-%d", os.Getpid(), lives.Add(1)))}
 	if err := os.Mkdir(l.cgroup, 0o755); err != nil {
 		t.Fatal(err)

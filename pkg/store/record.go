@@ -52,10 +52,13 @@ type Record struct {
 	Pid        int         `json:"pid,omitempty"`      // of its first process, in the host's pid namespace
 	PidStart   uint64      `json:"pid_start,omitempty"`
 	NetnsInode uint64      `json:"netns_inode,omitempty"`
+	NetnsPath  string      `json:"netns_path,omitempty"` // where it could be opened; the cookie says whether it still is that
 	CgroupPath string      `json:"cgroup_path,omitempty"`
 	Subject    uint32      `json:"subject"`    // its number in the kernel's maps
 	Generation uint64      `json:"generation"` // raised by every change of policy
 	Layers     []Layer     `json:"layers"`     // in order of judgement
+	Asked      Asked       `json:"asked,omitzero"`
+	Networks   []Network   `json:"networks,omitempty"` // CNI networks whose plugin has covered it, in that order
 	Interfaces []Interface `json:"interfaces,omitempty"`
 	Coverage   string      `json:"coverage"` // Full or Partial; empty while preparing
 	Notes      []string    `json:"notes,omitempty"`
@@ -72,6 +75,20 @@ type Layer struct {
 	Inline Inline `json:"inline,omitzero"`
 }
 
+// Asked is what a container's annotations ask for: with what its networks and the
+// host say, its layers can be found anew.
+type Asked struct {
+	Policy string `json:"policy,omitempty"`
+	Inline Inline `json:"inline,omitzero"`
+}
+
+// Network is a CNI network that a container is in, and what its configuration says.
+type Network struct {
+	Name   string `json:"name"`
+	Policy string `json:"policy,omitempty"` // its containers' own policy if they name none
+	Floor  string `json:"floor,omitempty"`  // a policy that its containers have to pass too
+}
+
 // Inline are rules that stand in no file: from annotations or a command line.
 type Inline struct {
 	Allow []string `json:"allow,omitempty"`
@@ -82,12 +99,23 @@ type Inline struct {
 // Interface is one device of the container as it was when it was protected.
 type Interface struct {
 	Name      string   `json:"name"`                 // in the container
+	Kind      string   `json:"kind,omitempty"`       // "veth", "macvlan", …
 	Index     int      `json:"index"`                // in the container
 	HostIndex int      `json:"host_index,omitempty"` // of the host's end; 0: it has none
 	HostName  string   `json:"host_name,omitempty"`  // for people only: names are reused
 	MAC       string   `json:"mac,omitempty"`
 	IPv4      []string `json:"ipv4,omitempty"`    // addresses
 	OnLink    []string `json:"on_link,omitempty"` // IPv6 prefixes
+
+	Attachment Attachment `json:"attachment,omitzero"` // whose CNI ADD covered it; zero: nobody's, or DEL has come
+	Left       bool       `json:"left,omitempty"`      // CNI DEL has come while the container ran: the device goes any time
+}
+
+// Attachment is what a CNI runtime calls an interface in a network.
+type Attachment struct {
+	Network   string `json:"network"`
+	Container string `json:"container"` // CNI_CONTAINERID
+	Interface string `json:"interface"` // CNI_IFNAME
 }
 
 func (r Record) check() error {
@@ -173,6 +201,30 @@ func (s *Store) Records() ([]Record, []error) {
 		}
 		return s.Record(k)
 	})
+	slices.SortStableFunc(records, func(a, b Record) int { return a.Started.Compare(b.Started) })
+	return records, errs
+}
+
+// RecordsIn returns the records of one network namespace, as Records does, without
+// reading the others.
+func (s *Store) RecordsIn(netns uint64) (records []Record, errs []error) {
+	list, err := names(s.boot, recordsDir)
+	if err != nil {
+		return nil, []error{err}
+	}
+	for _, name := range list {
+		k, isKey := parseKey(strings.TrimSuffix(name, ".json"))
+		if !isKey || k.Netns != netns {
+			continue
+		}
+		r, err := s.Record(k)
+		switch {
+		case err == nil:
+			records = append(records, r)
+		case !errors.Is(err, ErrNotFound): // removed since it was listed
+			errs = append(errs, err)
+		}
+	}
 	slices.SortStableFunc(records, func(a, b Record) int { return a.Started.Compare(b.Started) })
 	return records, errs
 }

@@ -18,12 +18,15 @@ func sample(n uint64) Record {
 	return Record{
 		Key: Key{n, n << 33}, ID: fmt.Sprintf("%064x", n), Name: fmt.Sprintf("web-%d", n), Hostname: "h.x",
 		Aliases: []string{fmt.Sprintf("default-c%d", n)}, Started: time.Unix(1700000000+int64(n), 5).UTC(),
-		Pid: 42, PidStart: math.MaxUint64, NetnsInode: 4026532024, CgroupPath: "/libpod_parent/libpod-a\\x2db",
+		Pid: 42, PidStart: math.MaxUint64, NetnsInode: 4026532024, NetnsPath: "/run/netns/a", CgroupPath: "/libpod_parent/libpod-a\\x2db",
 		Subject: 7, Generation: math.MaxUint32,
 		Layers: []Layer{{Kind: "floor", Policy: "base", Mode: "block", Table: 1},
 			{Kind: "own", Policy: "web", Mode: "monitor", Table: 2, Inline: Inline{Deny: []string{"10.0.0.1", "<&>"}, Mode: "block"}}},
-		Interfaces: []Interface{{Name: "eth0.7", Index: 2, HostIndex: 9, HostName: "veth0", MAC: "02:00:00:00:00:01",
-			IPv4: []string{"10.88.0.2"}, OnLink: []string{"fd00::/64"}}},
+		Asked:    Asked{Policy: "web", Inline: Inline{Allow: []string{"10.0.0.2"}, Deny: []string{"10.0.0.1"}, Mode: "block"}},
+		Networks: []Network{{Name: "net", Policy: "web", Floor: "base"}},
+		Interfaces: []Interface{{Name: "eth0.7", Kind: "veth", Index: 2, HostIndex: 9, HostName: "veth0", MAC: "02:00:00:00:00:01",
+			IPv4: []string{"10.88.0.2"}, OnLink: []string{"fd00::/64"},
+			Attachment: Attachment{Network: "net", Container: "default-c4", Interface: "eth0"}, Left: true}},
 		Coverage: Partial, Notes: []string{"holds CAP_NET_RAW"}, Via: []string{"hook", "cni:net"}, State: Attached,
 	}
 }
@@ -45,6 +48,15 @@ func TestRecordRoundTrip(t *testing.T) {
 	if !reflect.DeepEqual(records, want) {
 		t.Errorf("got %+v", records)
 	}
+	pod := sample(3)
+	pod.Key.Cgroup = 0
+	must(t, s.Put(pod))
+	for netns, want := range map[uint64][]Record{2: {sample(2)}, 3: {pod, sample(3)}, 4: nil} {
+		if records, errs := s.RecordsIn(netns); len(errs) > 0 || !reflect.DeepEqual(records, want) {
+			t.Errorf("in %d: %v\ngot %+v", netns, errs, records)
+		}
+	}
+	must(t, s.Remove(pod.Key))
 	must(t, s.Remove(sample(2).Key))
 	must(t, s.Remove(sample(2).Key)) // twice is no error
 	if _, err := s.Record(sample(2).Key); !errors.Is(err, ErrNotFound) {

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// Extend adds the walls of setup to a container that [Set.Install] has put under
+// its policy, which stays as it is: what was recorded and what came in before count
+// on. A wall that stands already is renewed. On an error the devices of these walls
+// drop.
+func (s *Set) Extend(setup Setup) (err error) {
+	endpoints, err := newEndpoints(setup)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Shut(setup))
+		}
+	}()
+	var steps []func() error
+	for _, wall := range setup.Walls {
+		steps = append(steps,
+			func() error { return s.attach(wall, ebpf.AttachTCXIngress) },
+			func() error { return s.attach(wall, ebpf.AttachTCXEgress) })
+	}
+	if err := s.together(steps...); err != nil {
+		return err
+	}
+	return s.putEndpoints(endpoints)
+}
+
+func (s *Set) putEndpoints(endpoints map[kernelEndpointKey]kernelEndpoint) error {
+	for key, endpoint := range endpoints {
+		if err := s.objs.Endpoints.Put(&key, &endpoint); err != nil {
+			if errors.Is(err, unix.E2BIG) {
+				return fmt.Errorf("write endpoint: %d interfaces are covered already: %w", s.objs.Endpoints.MaxEntries(), err)
+			}
+			return fmt.Errorf("write endpoint: %w", err)
+		}
+	}
+	return nil
+}
+
+// Shut takes the entries of setup's walls away and leaves the programs where they
+// are: as long as these devices exist, nothing leaves the container over them. The
+// container's other walls are not touched.
+func (s *Set) Shut(setup Setup) error {
+	endpoints, err := newEndpoints(setup)
+	if err != nil {
+		return err
+	}
+	delete(endpoints, kernelEndpointKey{Netns: setup.Netns, Ifindex: loopback})
+	return s.removeEndpoints(setup.Subject, endpoints)
+}
+
+func (s *Set) removeEndpoints(subject uint32, endpoints map[kernelEndpointKey]kernelEndpoint) (err error) {
+	for key := range endpoints {
+		var present kernelEndpoint
+		if s.objs.Endpoints.Lookup(&key, &present) != nil || present.Subject != subject {
+			continue // gone, or already another container's
+		}
+		if e := s.objs.Endpoints.Delete(&key); e != nil && !errors.Is(e, ebpf.ErrKeyNotExist) {
+			err = errors.Join(err, fmt.Errorf("remove endpoint: %w", e))
+		}
+	}
+	return err
+}
+
+// Abandon takes a container out of the kernel like [Set.Remove], but leaves the
+// programs at its devices: whatever may still run behind one of them is cut off,
+// not let free, until the device goes too.
+func (s *Set) Abandon(setup Setup) (err error) {
+	if setup.Cgroup != "" {
+		err = s.detachGate(setup.Cgroup)
+	}
+	endpoints, e := newEndpoints(setup)
+	return errors.Join(err, e, s.removeEndpoints(setup.Subject, endpoints), s.forget(setup.Subject))
+}
+
+// Free takes the programs off a device that outlives its container's network
+// namespace. At and Inside of the wall say where it is today.
+func (s *Set) Free(wall Wall) error {
+	return s.together(
+		func() error { return s.detach(wall, ebpf.AttachTCXIngress) },
+		func() error { return s.detach(wall, ebpf.AttachTCXEgress) })
+}

@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enforce
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/bouheki/bouheki/pkg/runtime"
+	"github.com/bouheki/bouheki/pkg/store"
+	"github.com/bouheki/bouheki/pkg/tables"
+)
+
+// notePlugin is the note of a container that no hook has seen. A hook looks at what a
+// container could do, and refuses it; a CNI runtime tells the plugin nothing of that.
+const notePlugin = "only the CNI plugin has seen it: whether it could undo the wall is not known"
+
+// CNIAdd covers the interfaces that a network has just made in a container's network
+// namespace. On an error the container must not be connected.
+//
+// Where nobody names a policy (the network, the pod's annotations, the host's default
+// and floor) and no hook has been there before, nothing is touched.
+//
+// A container has one wall and one policy, however many networks it is in: the first
+// ADD makes the record, later ones add their interfaces to it. So networks must not
+// contradict each other: see common.
+func (c Config) CNIAdd(call *CNICall) error {
+	wish, err := call.wish()
+	if err != nil {
+		return err
+	}
+	layers, err := c.sourcesIn(wish, []store.Network{call.says()})
+	if err != nil {
+		return err
+	}
+	if len(layers) == 0 && len(c.recorded(call.Netns)) == 0 {
+		return nil
+	}
+	if err := requireRoot(); err != nil {
+		return err
+	}
+	box, err := runtime.InspectSandbox(call.Netns)
+	if err != nil {
+		return err
+	}
+	if box.Netns.Host {
+		return fmt.Errorf("connect network %q: %s is the host's own network namespace", call.network.Name, call.Netns)
+	}
+	meant, err := box.Meant(call.network, call.Interface)
+	if err != nil || len(meant) == 0 {
+		return err
+	}
+	for _, i := range meant {
+		switch {
+		case i.MAC == ([6]byte{}):
+			return fmt.Errorf("connect network %q: interface %s (%s) has no Ethernet address", call.network.Name, i.Name, i.Kind)
+		case i.Host == nil && !call.network.TrustCapabilities:
+			return fmt.Errorf("connect network %q: interface %s (%s) has no end on the host's side to watch it at, and inside the container CAP_NET_RAW or CAP_NET_ADMIN get round a wall\nhint: if no container of this network holds these capabilities, say so with \"trust-capabilities\": true", call.network.Name, i.Name, i.Kind)
+		}
+	}
+	return c.loaded(CNILockWait, func(e *enforcer) error {
+		return e.plugIn(call, box, call.plug(meant), wish)
+	})
+}
+
+// plug says for the record which interfaces a call has made.
+func (call *CNICall) plug(meant []runtime.Interface) []store.Interface {
+	plugged := devices(meant)
+	for i := range plugged {
+		plugged[i].Attachment = call.attachment()
+	}
+	return plugged
+}
+
+func (e *enforcer) plugIn(call *CNICall, box *runtime.Sandbox, fresh []store.Interface, wish Wish) error {
+	cookie := box.Netns.Cookie
+	records := e.sweepIf(func(r store.Record) bool {
+		return r.Key.Netns == cookie || r.State == store.Preparing ||
+			slices.ContainsFunc(r.Interfaces, func(i store.Interface) bool { return i.Attachment.Container == call.Container })
+	})
+	members := in(records, cookie)
+	whole := slices.DeleteFunc(slices.Clone(members), func(r store.Record) bool {
+		return r.State != store.Attached || !e.set.Taken(r.Subject)
+	})
+	if len(whole) > 0 {
+		for i := range whole {
+			whole[i].NetnsPath = box.Netns.Path
+		}
+		return e.extend(call, whole, fresh, wish, records)
+	}
+	networks := []store.Network{call.says()}
+	layers, err := e.config.sourcesIn(wish, networks)
+	if err != nil || len(layers) == 0 {
+		return err
+	}
+	resolved, new, err := e.whole(layers, records)
+	if err != nil {
+		return err
+	}
+	rec := store.Record{
+		Key: store.Key{Netns: cookie}, ID: call.Container, Started: time.Now(),
+		NetnsInode: box.Netns.Inode, NetnsPath: box.Netns.Path,
+		Layers: resolved, Asked: wish.asked(), Networks: networks, Interfaces: fresh,
+		Coverage: store.Partial, Notes: []string{notePlugin}, Via: []string{call.via()},
+	}
+	rec.Name, rec.Aliases = runtime.PodNames(call.Args)
+	for _, died := range members { // somebody died here who had not finished
+		rec.Subject = died.Subject
+		if err := e.file(died, records); err != nil {
+			return err
+		}
+	}
+	if rec.Subject == 0 {
+		if rec.Subject, err = e.freeSubject(records); err != nil {
+			return err
+		}
+	}
+	return e.install(rec, new)
+}
+
+func (call *CNICall) via() string { return "cni:" + call.network.Name }
+
+// whole resolves layers, and never returns tables that somebody died over while he
+// filled them: those that a container is under are whole.
+func (e *enforcer) whole(layers []source, records []store.Record) ([]store.Layer, map[uint32]*tables.Tables, error) {
+	resolved, new, err := e.resolve(layers)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, l := range resolved {
+		serves := func(r store.Record) bool {
+			return r.State == store.Attached && slices.ContainsFunc(r.Layers, func(its store.Layer) bool { return its.Table == l.Table })
+		}
+		if new[l.Table] == nil && !slices.ContainsFunc(records, serves) {
+			return e.resolveWhole(layers)
+		}
+	}
+	return resolved, new, nil
+}
+
+// extend adds interfaces to a container that is under its policy already: from
+// another network, or from the hook, which `ctr run --cni` calls first. In a pod each
+// container has a record of its own; all of them have the same wall.
+func (e *enforcer) extend(call *CNICall, before []store.Record, fresh []store.Interface, wish Wish, records []store.Record) (err error) {
+	after := make([]store.Record, len(before))
+	for i, r := range before {
+		if r.Networks, err = addNetwork(r.Networks, call.says()); err != nil {
+			return err
+		}
+		if r.Interfaces, err = addInterfaces(r.Interfaces, fresh); err != nil {
+			return err
+		}
+		if wishOf(r.Asked).none() {
+			r.Asked = wish.asked()
+		}
+		if !slices.Contains(r.Via, call.via()) {
+			r.Via = append(slices.Clone(r.Via), call.via())
+		}
+		r.Notes = slices.DeleteFunc(slices.Clone(r.Notes), func(note string) bool { return note == noteLater })
+		if len(r.Notes) == 0 {
+			r.Coverage = store.Full
+		}
+		after[i] = r
+	}
+	new, err := e.reconsider(before, after, records)
+	if err != nil {
+		return err
+	}
+	// From here on a death leaves something that a DEL or a sweep can find.
+	if err := e.putAll(after, before); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, e.putAll(before, nil))
+		}
+	}()
+	changed := !sameTables(before[0].Layers, after[0].Layers)
+	if changed {
+		if err := e.file(before[0], records); err != nil {
+			return err
+		}
+		if err := e.change(after, new); err != nil {
+			return err
+		}
+	}
+	// The old policy over a new network, or the new one over the old networks only: neither was asked for.
+	defer func() {
+		if err != nil && changed {
+			err = errors.Join(err, e.change(before, nil))
+		}
+	}()
+	part := after[0]
+	part.Interfaces = fresh
+	setup, err := newSetup(part)
+	if err != nil {
+		return err
+	}
+	if err := e.set.Extend(setup); err != nil {
+		return err
+	}
+	return e.putAll(after, nil)
+}
+
+// reconsider finds the layers of containers anew if what is asked of them changes, and
+// leaves alone what an administrator may have updated since. It returns the tables
+// that the kernel does not hold.
+func (e *enforcer) reconsider(before, after []store.Record, records []store.Record) (map[uint32]*tables.Tables, error) {
+	all := map[uint32]*tables.Tables{}
+	for i := range after {
+		old, _ := common(before[i].Networks)
+		now, err := common(after[i].Networks)
+		if err != nil {
+			return nil, err
+		}
+		if old == now && equalAsked(before[i].Asked, after[i].Asked) {
+			continue
+		}
+		layers, err := e.config.sourcesIn(wishOf(after[i].Asked), after[i].Networks)
+		if err != nil {
+			return nil, err
+		}
+		if len(layers) == 0 {
+			continue
+		}
+		resolved, new, err := e.whole(layers, records)
+		if err != nil {
+			return nil, err
+		}
+		after[i].Layers = resolved
+		for id, t := range new {
+			all[id] = t
+		}
+	}
+	for _, r := range after[1:] {
+		if !sameTables(r.Layers, after[0].Layers) {
+			return nil, fmt.Errorf("connect network: it would put %s under %s, and %s, in the same network, under %s\nhint: give both the same policy", title(after[0]), policies(after[0].Layers), title(r), policies(r.Layers))
+		}
+	}
+	return all, nil
+}
+
+func equalAsked(a, b store.Asked) bool {
+	return a.Policy == b.Policy && equalInline(a.Inline, b.Inline)
+}
+
+// change puts containers that share a network under the layers of their records.
+func (e *enforcer) change(members []store.Record, new map[uint32]*tables.Tables) error {
+	setup, err := newSetup(store.Record{Layers: members[0].Layers})
+	if err != nil {
+		return err
+	}
+	now := generation()
+	for i := range members {
+		members[i].Generation = now
+	}
+	return e.set.Update(members[0].Subject, now, setup.Layers, new)
+}
+
+// putAll writes records; if one can't be written those before it are put back.
+func (e *enforcer) putAll(records, back []store.Record) (err error) {
+	for i, r := range records {
+		if err = e.store.Put(r); err != nil {
+			for j := range back[:min(i, len(back))] {
+				err = errors.Join(err, e.store.Put(back[j]))
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// addNetwork notes that a container is in a network; what it said earlier no longer counts.
+func addNetwork(networks []store.Network, n store.Network) ([]store.Network, error) {
+	networks = slices.DeleteFunc(slices.Clone(networks), func(old store.Network) bool { return old.Name == n.Name })
+	networks = append(networks, n)
+	_, err := common(networks)
+	return networks, err
+}
+
+// addInterfaces puts the interfaces of an ADD in the place of those with the same index.
+func addInterfaces(all, fresh []store.Interface) ([]store.Interface, error) {
+	all = slices.Clone(all)
+	for _, f := range fresh {
+		i := slices.IndexFunc(all, func(old store.Interface) bool { return old.Index == f.Index })
+		if i < 0 {
+			all = append(all, f)
+			continue
+		}
+		if a := all[i].Attachment; a != (store.Attachment{}) && a != f.Attachment {
+			return nil, fmt.Errorf("connect network %q: interface %s is that of container %s in network %q already", f.Attachment.Network, f.Name, a.Container, a.Network)
+		}
+		all[i] = f
+	}
+	slices.SortFunc(all, func(a, b store.Interface) int { return a.Index - b.Index })
+	return all, nil
+}
