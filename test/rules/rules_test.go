@@ -26,14 +26,15 @@ var rooms = map[string][]string{
 	"pkg/audit":    {},
 	"pkg/store":    {},
 	"pkg/tables":   {"pkg/policy"},
+	"pkg/importer": {"pkg/policy"},
 	"pkg/datapath": {"pkg/tables", "pkg/audit"},
 	"pkg/enforce":  {"*"},
-	"cmd":          {"pkg/enforce", "pkg/policy", "pkg/audit"},
+	"cmd":          {"pkg/enforce", "pkg/policy", "pkg/audit", "pkg/importer"},
 }
 
 // pure packages know neither the kernel nor other programs.
 var (
-	pure   = []string{"pkg/policy", "pkg/tables"}
+	pure   = []string{"pkg/policy", "pkg/tables", "pkg/importer"}
 	impure = []string{"github.com/cilium/", "github.com/vishvananda/", "golang.org/x/sys", "os/exec"}
 )
 
