@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/bouheki/bouheki/pkg/enforce"
+	"github.com/bouheki/bouheki/pkg/importer"
 	"github.com/bouheki/bouheki/pkg/policy"
 )
 
@@ -24,6 +25,11 @@ An argument with a / in it or .toml at its end is a file, which may lie anywhere
 to anybody; its includes are looked for beside it. Anything else is a policy's name: then
 it matters too that nobody but root can change the file.
 
+--import prints the YAML of the older daemon, which hooked connect(), as a policy, and says
+what has no equivalent. Nothing is installed: look at it, and put it into a file.
+
+    bouheki check --import old.yaml >web.toml
+
 A warning is about what is right by the grammar and hardly meant so, or what this version
 of bouheki does not enforce: a container with such a policy does not start.
 
@@ -31,11 +37,13 @@ Exit status: 0 no mistake; 1 a mistake; 2 a policy could not be found or read.
 `
 
 func setUpCheck(flags *pflag.FlagSet) action {
-	imported := flags.String("import", "", "")
-	_ = flags.MarkHidden("import") // see later
+	imported := flags.String("import", "", "print the older daemon's YAML `FILE` as a policy")
 	return func(e *env, args []string) error {
 		if flags.Changed("import") {
-			return fmt.Errorf("check --import %s: not supported by this version", clean(*imported))
+			if *imported == "" || len(args) > 0 {
+				return usageError{cause: "--import takes one FILE, and nothing stands beside it"}
+			}
+			return e.importFile(*imported)
 		}
 		host, err := e.host()
 		if err != nil {
@@ -71,6 +79,30 @@ func setUpCheck(flags *pflag.FlagSet) action {
 		}
 		return failures
 	}
+}
+
+// importFile prints the older daemon's YAML as a policy. All that is said goes to standard
+// error, faults too: standard output is to become a policy file, or, where there is a
+// fault, an empty one, which denies everything.
+func (e *env) importFile(file string) error {
+	result, err := importer.File(file)
+	if isFault(err) {
+		e.report(err)
+		return errNo
+	}
+	if err != nil {
+		return err
+	}
+	if err := e.print(result.Text); err != nil {
+		return err
+	}
+	for _, note := range result.Notes {
+		e.report(note)
+	}
+	if err := result.Policy.Unsupported(); err != nil {
+		e.report(fmt.Errorf("%w\nhint: a container with this policy does not start", err))
+	}
+	return nil
 }
 
 // isFile tells a FILE from a NAME.

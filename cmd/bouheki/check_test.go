@@ -4,6 +4,7 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -51,6 +52,61 @@ func TestCheckNoDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	if o := h.run("check"); o.code != 2 || !strings.Contains(o.stderr, "bouheki: list policies: ") || !strings.Contains(o.stderr, "\nhint: policies of this host belong into "+h.dir+"/policies\n") {
+		t.Errorf("%v", o)
+	}
+}
+
+// TestImport: standard output is a sound policy or nothing, all else goes to standard error.
+func TestImport(t *testing.T) {
+	h := install(t)
+	yamls, err := filepath.Glob("../../pkg/importer/testdata/*.yaml")
+	if err != nil || len(yamls) == 0 {
+		t.Fatalf("no files: %v", err)
+	}
+	for _, file := range yamls {
+		want, err := os.ReadFile(strings.TrimSuffix(file, ".yaml") + ".toml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := h.run("check", "--import", file)
+		if o.code != 0 || o.stdout != string(want) {
+			t.Errorf("%s: %v", file, o)
+		}
+		for line := range strings.Lines(o.stderr) {
+			if !strings.HasPrefix(line, "bouheki: ") && !strings.HasPrefix(line, "hint: ") {
+				t.Errorf("%s: %q", file, line)
+			}
+		}
+		if !strings.Contains(o.stderr, "bouheki: "+file+":") {
+			t.Errorf("%s: no note: %q", file, o.stderr)
+		}
+		h.write("imported.toml", o.stdout)
+		if o := h.run("check", h.dir+"/imported.toml"); o.code != 0 || !strings.Contains(o.stdout, "imported.toml: ok (") {
+			t.Errorf("%s: %v", file, o)
+		}
+	}
+	h.write("bad.yaml", "network:\n  mode: blok\n  cidr:\n    allow: [10.0.0.1]\n  \"\\e[31m\": 1\n")
+	h.write("big.yaml", "# "+strings.Repeat("x", 1<<20))
+	for _, c := range []struct {
+		args   []string
+		stderr string
+		code   int
+	}{
+		{[]string{h.dir + "/bad.yaml"}, "bouheki: " + h.dir + "/bad.yaml:2: \"blok\": mode is neither monitor nor block\nhint: the daemon took it for monitor\n" +
+			"bouheki: " + h.dir + "/bad.yaml:4: \"10.0.0.1\": not a CIDR\nhint: write 10.0.0.1/32\n" +
+			"bouheki: " + h.dir + "/bad.yaml:5: \"\\x1b[31m\": unknown key, which the daemon did not look at\nhint: keys are enable, mode, target, cidr, domain, command, uid, gid\n", 1},
+		{[]string{h.dir + "/none.yaml"}, "bouheki: import policy: open " + h.dir + "/none.yaml: no such file or directory\n", 2},
+		{[]string{h.dir + "/big.yaml"}, "bouheki: import policy: " + h.dir + "/big.yaml: over 1 MiB\n", 2},
+		{[]string{""}, "bouheki: check: --import takes one FILE, and nothing stands beside it\nhint: see bouheki check --help\n", 2},
+		{[]string{h.dir + "/bad.yaml", "web"}, "bouheki: check: --import takes one FILE, and nothing stands beside it\nhint: see bouheki check --help\n", 2},
+		{nil, "bouheki: check: flag needs an argument: --import\nhint: see bouheki check --help\n", 2},
+	} {
+		if o := h.run(append([]string{"check", "--import"}, c.args...)...); o != (outcome{stderr: c.stderr, code: c.code}) {
+			t.Errorf("%v: %v", c.args, o)
+		}
+	}
+	// It needs neither a policies directory nor a host configuration.
+	if o := run("--config", "/nowhere/bouheki.toml", "check", "--import", yamls[0]); o.code != 0 {
 		t.Errorf("%v", o)
 	}
 }

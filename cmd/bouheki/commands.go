@@ -18,8 +18,9 @@ Usage:
         Show the containers that are protected; --all: the others too.
     bouheki logs [-f] [--json] [--since D] [CONTAINER…]
         Show what was denied, and which containers were not let start.
-    bouheki check [NAME|FILE…]
+    bouheki check ([NAME|FILE…] | --import FILE.yaml)
         Look for mistakes in policies; without a name: in all of them.
+        --import: print the older daemon's YAML as a policy.
     bouheki explain (--policy NAME|FILE | CONTAINER) DEST[:PORT][/PROTO]
         Say whether that destination may be called, and by which rule.
     bouheki update (CONTAINER… | --all) [--policy NAME]
@@ -62,7 +63,7 @@ func init() {
 	commands = []*command{
 		{"ls", "[--all] [--json]", lsHelp, setUpLs},
 		{"logs", "[-f] [--json] [--since D] [CONTAINER…]", logsHelp, setUpLogs},
-		{"check", "[NAME|FILE…]", checkHelp, setUpCheck},
+		{"check", "([NAME|FILE…] | --import FILE.yaml)", checkHelp, setUpCheck},
 		{"explain", "(--policy NAME|FILE | CONTAINER) DEST[:PORT][/PROTO]", explainHelp, setUpExplain},
 		{"update", "(CONTAINER… | --all) [--policy NAME]", updateHelp, setUpUpdate},
 		{"gc", "", gcHelp, setUpGC},

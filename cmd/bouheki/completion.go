@@ -83,7 +83,7 @@ _bouheki() {
 	done
 	COMPREPLY=()
 	case $prev in
-	--config) _bouheki_files ''; return ;;
+	--config | --import) _bouheki_files ''; return ;;
 	--policy) _bouheki_files "$(%[1]s)"; return ;;
 	--since) return ;;
 	esac
@@ -125,7 +125,7 @@ _bouheki() {
 	done
 	policies=(${(f)"$(%[1]s)"})
 	case ${words[CURRENT-1]} in
-	--config) _files; return ;;
+	--config | --import) _files; return ;;
 	--policy) compadd -a policies; _files; return ;;
 	--since) return ;;
 	esac
@@ -189,7 +189,7 @@ complete -c bouheki -f
 			switch {
 			case f.Name == "policy":
 				what += " -rF " + policies
-			case f.Name == "config":
+			case f.Name == "config" || f.Name == "import":
 				what += " -rF"
 			case f.NoOptDefVal == "": // it takes a value
 				what += " -x"

@@ -30,7 +30,7 @@ func TestCompletion(t *testing.T) {
 				}
 			}
 		}
-		for _, hidden := range append([]string{"import"}, laterFlags...) {
+		for _, hidden := range laterFlags {
 			if strings.Contains(script, dashes+hidden+" ") {
 				t.Errorf("%s: --%s is of a later version", shell, hidden)
 			}
@@ -75,6 +75,7 @@ echo "${COMPREPLY[*]}"
 		"bouheki logs --since ":         "",
 		"bouheki check w":               "web",
 		"bouheki check h":               "",
+		"bouheki check -":               "--help -h --config --import",
 		"bouheki explain --policy a":    "a-b",
 		"bouheki update web --policy a": "a-b",
 		"bouheki update -":              "--help -h --config --all -a --policy",
