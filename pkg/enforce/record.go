@@ -63,9 +63,9 @@ func devices(list []runtime.Interface) (all []store.Interface) {
 
 // newSetup says a record in the datapath's words.
 func newSetup(r store.Record) (datapath.Setup, error) {
-	setup := datapath.Setup{Subject: r.Subject, Generation: r.Generation, Netns: r.Key.Netns, Cgroup: r.CgroupPath}
-	for _, l := range r.Layers {
-		setup.Layers = append(setup.Layers, datapath.Layer{Table: l.Table, Monitor: l.Mode == "monitor"})
+	setup := datapath.Setup{
+		Subject: r.Subject, Generation: r.Generation, Layers: datapathLayers(r.Layers),
+		Netns: r.Key.Netns, Cgroup: r.CgroupPath,
 	}
 	host, err := runtime.HostCookie()
 	if err != nil {
@@ -103,6 +103,13 @@ func newSetup(r store.Record) (datapath.Setup, error) {
 	return setup, nil
 }
 
+func datapathLayers(layers []store.Layer) (all []datapath.Layer) {
+	for _, l := range layers {
+		all = append(all, datapath.Layer{Table: l.Table, Monitor: l.Mode == "monitor"})
+	}
+	return all
+}
+
 func same(records []store.Record, key store.Key) *store.Record {
 	for i := range records {
 		if records[i].Key == key {
@@ -114,11 +121,12 @@ func same(records []store.Record, key store.Key) *store.Record {
 
 // sharing finds the protected container whose network another one joins. What the
 // CNI plugin alone has covered is nobody else's yet, unless the container comes to a
-// network of others: then it is the pod's.
+// network of others: then it is the pod's. A dead one that could not be released speaks
+// for nobody.
 func sharing(records []store.Record, ctr *runtime.Container) *store.Record {
 	for i, r := range records {
 		if r.Key.Netns == ctr.Netns.Cookie && r.Key.Cgroup != ctr.Cgroup.ID && r.State == store.Attached &&
-			(r.Key.Cgroup != 0 || ctr.Netns.Shared) {
+			(r.Key.Cgroup != 0 || ctr.Netns.Shared) && alive(r) {
 			return &records[i]
 		}
 	}

@@ -58,6 +58,7 @@ type Record struct {
 	Generation uint64      `json:"generation"` // raised by every change of policy
 	Layers     []Layer     `json:"layers"`     // in order of judgement
 	Asked      Asked       `json:"asked,omitzero"`
+	Chosen     string      `json:"chosen,omitempty"`   // own policy that `bouheki update --policy` put in the place of what was asked
 	Networks   []Network   `json:"networks,omitempty"` // CNI networks whose plugin has covered it, in that order
 	Interfaces []Interface `json:"interfaces,omitempty"`
 	Coverage   string      `json:"coverage"` // Full or Partial; empty while preparing

@@ -23,6 +23,7 @@ func sample(n uint64) Record {
 		Layers: []Layer{{Kind: "floor", Policy: "base", Mode: "block", Table: 1},
 			{Kind: "own", Policy: "web", Mode: "monitor", Table: 2, Inline: Inline{Deny: []string{"10.0.0.1", "<&>"}, Mode: "block"}}},
 		Asked:    Asked{Policy: "web", Inline: Inline{Allow: []string{"10.0.0.2"}, Deny: []string{"10.0.0.1"}, Mode: "block"}},
+		Chosen:   "shop",
 		Networks: []Network{{Name: "net", Policy: "web", Floor: "base"}},
 		Interfaces: []Interface{{Name: "eth0.7", Kind: "veth", Index: 2, HostIndex: 9, HostName: "veth0", MAC: "02:00:00:00:00:01",
 			IPv4: []string{"10.88.0.2"}, OnLink: []string{"fd00::/64"},
