@@ -10,7 +10,7 @@
 #include "parse.h"
 #include "policy.h"
 #include "track.h"
-#include "record.h"
+#include "known.h"
 #include "reply.h"
 
 #define LOOPBACK_IFINDEX 1 /* in every netns: net/core/net_namespace.c makes it first */
@@ -26,15 +26,10 @@ const struct prefix_key *unused_prefix_key __attribute__((unused));
 const struct prefix *unused_prefix __attribute__((unused));
 const struct interval *unused_interval __attribute__((unused));
 const struct sighting *unused_sighting __attribute__((unused));
+const struct device *unused_device __attribute__((unused));
+const struct traffic *unused_traffic __attribute__((unused));
 const struct event *unused_event __attribute__((unused));
 const struct event_head *unused_event_head __attribute__((unused));
-
-static __always_inline struct endpoint *endpoint_of(struct __sk_buff *skb)
-{
-	struct endpoint_key key = { .netns = netns_cookie(skb), .ifindex = skb->ifindex };
-
-	return bpf_map_lookup_elem(&endpoints, &key);
-}
 
 /* ARP passes only as the 28 bytes that it is, and only in the interface's own name. */
 static __noinline __u8 judge_arp(struct __sk_buff *skb, const struct endpoint *ep)
@@ -112,51 +107,6 @@ static __noinline void note_fragment(const struct flow *f, struct trip *trip)
 	bpf_map_update_elem(trip->evidence, &t, &e, BPF_ANY);
 }
 
-static __always_inline void save(struct socket_state *s, const struct trip *trip, const struct tuple *t, __u8 dir, __u32 ifindex,
-				  bool opened)
-{
-	bpf_spin_lock(&s->lock);
-	s->opened = opened || (dir == DIR_OUT && trip->v.action != ACTION_BLOCK);
-	s->subject = trip->subject;
-	s->word = trip->word;
-	s->checked = trip->now;
-	s->tuple = *t;
-	s->verdict = trip->v;
-	s->ifindex = ifindex;
-	s->dir = dir;
-	s->known = 1;
-	bpf_spin_unlock(&s->lock);
-}
-
-
-/* What a socket's last packet says about this one. */
-struct recollection {
-	bool known; /* it has sent before */
-	bool same;  /* this very flow */
-	bool holds; /* trip->v is what it was told, under the policy that holds now */
-	bool opened; /* it began this flow */
-	__u8 dir;
-};
-
-static __always_inline void recall(struct socket_state *s, const struct tuple *t, struct trip *trip, __u32 ifindex,
-				   struct recollection *r)
-{
-	bpf_spin_lock(&s->lock);
-	r->known = s->known;
-	r->dir = s->dir;
-	r->same = s->known && s->subject == trip->subject && same_tuple(&s->tuple, t);
-	r->holds = r->same;
-	if (s->dir == DIR_OUT && (s->word != trip->word || s->ifindex != ifindex))
-		r->holds = false;
-	/* The evidence may have changed: a peer that may not be called may have called meanwhile. */
-	if (t->proto != PROTO_TCP && (trip->now - s->checked > SECOND || s->verdict.action == ACTION_BLOCK))
-		r->holds = false;
-	r->opened = r->same && s->opened && trip->now - s->checked <= FLOW_LIFETIME;
-	if (r->holds)
-		trip->v = s->verdict;
-	bpf_spin_unlock(&s->lock);
-}
-
 static __noinline void judge_tcp(struct __sk_buff *skb, struct flow *f, struct trip *trip, struct bpf_sock *sk)
 {
 	struct socket_state *s = bpf_sk_storage_get(&sockets, sk, 0, 0);
@@ -165,10 +115,8 @@ static __noinline void judge_tcp(struct __sk_buff *skb, struct flow *f, struct t
 	struct tuple t;
 
 	tuple_of(f, false, &t);
-	if (s)
-		recall(s, &t, trip, skb->ifindex, &r);
 	/* An accepted socket that sends a SYN, or to somebody else, has been turned into a client: AF_UNSPEC, TCP_REPAIR. */
-	if (r.holds && !(r.dir == DIR_IN && opens))
+	if (s && recall(s, &t, trip, skb->ifindex, &r) && !(r.dir == DIR_IN && opens))
 		return;
 	if (!r.known && !opens) {
 		struct sighting *e = fresh_evidence(trip->evidence, &t, trip->now);
@@ -179,9 +127,10 @@ static __noinline void judge_tcp(struct __sk_buff *skb, struct flow *f, struct t
 		trip->v = (struct verdict){ .answer = 1, .rule = RULE_UNKNOWN };
 	else
 		judge(f, trip->ep, &trip->stack, &trip->v);
-	s = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!s)
+		s = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (s)
-		save(s, trip, &t, accepted ? DIR_IN : DIR_OUT, skb->ifindex, false);
+		save(s, &r, trip, &t, accepted ? DIR_IN : DIR_OUT, skb->ifindex);
 }
 
 /*
@@ -200,9 +149,7 @@ static __noinline void judge_datagram(struct __sk_buff *skb, struct flow *f, str
 	tuple_of(f, false, &t);
 	if (sk && !f->frag) {
 		s = bpf_sk_storage_get(&sockets, sk, 0, 0);
-		if (s)
-			recall(s, &t, trip, skb->ifindex, &r);
-		if (r.holds)
+		if (s && recall(s, &t, trip, skb->ifindex, &r))
 			return;
 	}
 	e = fresh_evidence(trip->evidence, &t, trip->now);
@@ -218,9 +165,10 @@ static __noinline void judge_datagram(struct __sk_buff *skb, struct flow *f, str
 		remember(trip->evidence, &t, DIR_OUT, trip->now);
 	if (!sk || f->frag)
 		return;
-	s = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!s)
+		s = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (s)
-		save(s, trip, &t, dir, skb->ifindex, r.opened);
+		save(s, &r, trip, &t, dir, skb->ifindex);
 }
 
 static __always_inline void judge_flow(struct __sk_buff *skb, struct flow *f, struct trip *trip, struct bpf_sock *sk,
@@ -262,13 +210,15 @@ static __always_inline void judge_packet(struct __sk_buff *skb, struct flow *f, 
 {
 	struct bpf_sock *sk;
 	enum sender sender = sender_of(skb, f->proto, &sk);
-	enum housekeeping h = housekeeping(f, trip->ep, sender);
+	enum housekeeping h = NOT_HOUSEKEEPING;
 
 	/* What a socket of the kernel's own protocols sends has the checksum where it belongs. */
 	if ((sender == SENDER_RAW || sender == SENDER_NONE) && rewrites_itself(skb, f)) {
 		deny_packet(&trip->stack, REASON_MALFORMED, &trip->v);
 		return;
 	}
+	if (f->proto == PROTO_ICMPV6 || f->proto == PROTO_IGMP)
+		h = housekeeping(f, trip->ep, sender);
 	if (h == HOUSEKEEPING)
 		return;
 	if (h == FORGED_HOUSEKEEPING) {
@@ -286,45 +236,53 @@ static __always_inline void judge_packet(struct __sk_buff *skb, struct flow *f, 
 		note_fragment(f, trip);
 }
 
-/* What leaves the container. */
-SEC("tc")
-int bouheki_out(struct __sk_buff *skb)
+/* Nobody vouches for the device: without an answer, and without an event, for there is no container to have it. */
+static __always_inline int drop_unowned(__u32 len)
 {
+	struct verdict v = { .action = ACTION_BLOCK, .reason = REASON_NO_ENDPOINT };
+
+	count(0, &v, len);
+	return TCX_DROP;
+}
+
+static __always_inline int judge_frame(struct __sk_buff *skb, struct flow *f, bool parsed)
+{
+	struct endpoint_key key = device_of(skb);
 	struct trip trip = { .v = { .rule = RULE_UNKNOWN } };
 	struct subject *subject;
-	struct flow f;
-	__u32 len = skb->len;
+	__u32 len = skb->len, turn = 0;
 	int reason;
 
-	trip.ep = endpoint_of(skb);
-	if (trip.ep)
-		trip.subject = trip.ep->subject;
+	trip.ep = endpoint_of(&key);
+	if (trip.ep) {
+		trip.subject = *(volatile __u32 *)&trip.ep->subject;
+		turn = *(volatile __u32 *)&trip.ep->turn;
+	}
 	trip.evidence = bpf_map_lookup_elem(&evidence, &trip.subject);
 	subject = bpf_map_lookup_elem(&subjects, &trip.subject);
 	if (subject)
 		trip.word = read_stack(subject, &trip.stack);
-	if (!trip.ep || !trip.evidence || !trip.word || !trip.stack.layers) {
-		trip.v.action = ACTION_BLOCK;
-		trip.v.reason = REASON_NO_ENDPOINT;
-		count(0, &trip.v, len);
-		return TCX_DROP;
-	}
+	if (!trip.ep || !trip.evidence || !trip.word || !trip.stack.layers)
+		return drop_unowned(len);
 	trip.now = clock();
-	reason = parse(skb, &f);
-	if (!reason && f.ethertype == ETH_P_ARP)
-		reason = rewrites_itself(skb, &f) ? REASON_MALFORMED : judge_arp(skb, trip.ep);
-	else if (!reason && __builtin_memcmp(f.src_mac, trip.ep->mac, 6))
+	reason = parsed ? REASON_NONE : parse(skb, f);
+	if (!reason && f->ethertype == ETH_P_ARP)
+		reason = rewrites_itself(skb, f) ? REASON_MALFORMED : judge_arp(skb, trip.ep);
+	else if (!reason && !same_mac(f->src_mac, trip.ep->mac))
 		reason = REASON_SPOOFED;
 	if (reason)
 		deny_packet(&trip.stack, reason, &trip.v);
-	else if (f.ethertype != ETH_P_ARP)
-		judge_packet(skb, &f, &trip);
+	else if (f->ethertype != ETH_P_ARP)
+		judge_packet(skb, f, &trip);
 
+	/* It went, or was written anew, while it vouched: not judged. */
+	if (*(volatile __u32 *)&trip.ep->subject != trip.subject || *(volatile __u32 *)&trip.ep->turn != turn)
+		return drop_unowned(len);
 	count(trip.subject, &trip.v, len);
 	if (trip.v.action != ACTION_PASS)
-		record(skb, &f, trip.subject, &trip.v, trip.word);
+		record(skb, f, trip.subject, &trip.v, trip.word);
 	if (trip.v.action == ACTION_BLOCK) {
-		if (make_answer(skb, &f, &trip.v))
+		if (make_answer(skb, f, &trip.v))
 			return TCX_DROP;
 		if (trip.ep->flags & ENDPOINT_INSIDE)
 			return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
@@ -336,26 +294,48 @@ int bouheki_out(struct __sk_buff *skb)
 		return bpf_redirect_peer(skb->ifindex, 0);
 	}
 	/* Bytes behind the ARP packet are nobody's but a smuggler's. Monitor mode rewrites nothing. */
-	if (!reason && f.ethertype == ETH_P_ARP && len > ETH_HLEN + 28 && blocks(&trip.stack) &&
+	if (!reason && f->ethertype == ETH_P_ARP && len > ETH_HLEN + 28 && blocks(&trip.stack) &&
 	    bpf_skb_change_tail(skb, ETH_HLEN + 28, 0))
 		return TCX_DROP;
 	return TCX_NEXT;
+}
+
+/* What leaves the container. */
+SEC("tc")
+int bouheki_out(struct __sk_buff *skb)
+{
+	struct flow f;
+	int seen = glance(skb, &f);
+
+	return seen == GLANCE_KNOWN ? TCX_NEXT : judge_frame(skb, &f, seen == GLANCE_PARSED);
 }
 
 /* What comes in to the container: never judged, only remembered. */
 SEC("tc")
 int bouheki_in(struct __sk_buff *skb)
 {
-	struct endpoint *ep = endpoint_of(skb);
+	struct endpoint_key key = device_of(skb);
+	struct endpoint *ep = endpoint_of(&key);
+	__u8 dst[6] __attribute__((aligned(4)));
+	__u32 subject;
+	struct tuple t;
 	struct flow f;
-	__u8 dst[6];
 
+	if (!ep)
+		return TCX_NEXT;
+	subject = *(volatile __u32 *)&ep->subject;
 	/* A bridge floods what is for others: no evidence for an address that is not ours. */
-	if (!ep || bpf_skb_load_bytes(skb, 0, dst, 6) || __builtin_memcmp(dst, ep->mac, 6))
+	if (bpf_skb_load_bytes(skb, 0, dst, 6) || !same_mac(dst, ep->mac))
 		return TCX_NEXT;
-	if (parse(skb, &f) || f.ethertype == ETH_P_ARP || f.frag == FRAG_LATER)
+	if (!parse_common(skb, &f) && (parse(skb, &f) || f.ethertype == ETH_P_ARP || f.frag == FRAG_LATER))
 		return TCX_NEXT;
-	note_inbound(ep->subject, &f);
+	/* Most are of TCP connections that exist: not worth a call. */
+	if (f.proto == PROTO_TCP && !(f.tcp_flags & (TCP_SYN | TCP_RST))) {
+		tuple_of(&f, true, &t);
+		note_recent(subject, &t, clock());
+	} else {
+		note_inbound(subject, &f);
+	}
 	return TCX_NEXT;
 }
 
@@ -365,10 +345,9 @@ int bouheki_in(struct __sk_buff *skb)
  * It has the container's own entries in the map: its interfaces, and lo for
  * the netns as a whole. Packet sockets do not pass here.
  */
-SEC("cgroup_skb/egress")
-int bouheki_gate(struct __sk_buff *skb)
+static __noinline int judge_stray(struct __sk_buff *skb)
 {
-	struct endpoint_key key = { .netns = netns_cookie(skb), .ifindex = skb->ifindex };
+	struct endpoint_key key = { .netns = netns_cookie(skb), .ifindex = LOOPBACK_IFINDEX };
 	struct verdict v = { .action = ACTION_BLOCK, .reason = REASON_NO_ENDPOINT, .rule = RULE_UNKNOWN };
 	struct subject *subject;
 	struct stack stack = {};
@@ -377,10 +356,7 @@ int bouheki_gate(struct __sk_buff *skb)
 	__u64 word = 0;
 	__u32 id;
 
-	if (key.ifindex == LOOPBACK_IFINDEX || bpf_map_lookup_elem(&endpoints, &key))
-		return GATE_PASS;
-	key.ifindex = LOOPBACK_IFINDEX;
-	ep = bpf_map_lookup_elem(&endpoints, &key);
+	ep = endpoint_of(&key);
 	if (!ep)
 		return GATE_PASS; /* a netns made inside: what leaves it passes a wall of this one */
 	id = ep->subject;
@@ -395,4 +371,14 @@ int bouheki_gate(struct __sk_buff *skb)
 	count(id, &v, skb->len);
 	record(skb, &f, id, &v, word);
 	return v.action == ACTION_MONITOR ? GATE_PASS : GATE_DROP;
+}
+
+SEC("cgroup_skb/egress")
+int bouheki_gate(struct __sk_buff *skb)
+{
+	struct endpoint_key key = device_of(skb);
+
+	if (key.ifindex == LOOPBACK_IFINDEX || endpoint_of(&key))
+		return GATE_PASS;
+	return judge_stray(skb);
 }

@@ -14,7 +14,7 @@
 #pragma once
 #include "kernel.h"
 
-#define BOUHEKI_ABI 1
+#define BOUHEKI_ABI 2
 
 /* A container has at most: the host's floor, its network's or pod's policy, its own. */
 #define MAX_LAYERS 3
@@ -75,7 +75,23 @@ struct endpoint {
 	__u8 prefixes;	/* used entries of onlink */
 	__be32 addr4[MAX_ADDRS];
 	struct onlink onlink[MAX_ONLINK];
+	__u32 turn; /* in a slot of devices: how often it has been written. Else 0 */
 };
+
+/*
+ * An endpoint once more, at a place that its key gives (endpoint_of): found without
+ * a hash and a call. One slot holds one device; where two fall on the same, the
+ * second is found among the endpoints alone. A slot says nothing that the endpoints
+ * do not: it is written after them and freed before. It is written in place,
+ * beneath its readers: who needs more of it than its number looks at number and turn
+ * again.
+ */
+struct device {
+	struct endpoint_key key;
+	struct endpoint endpoint; /* subject 0: a free slot */
+	__u32 pad;
+};
+#define DEVICE_SLOTS 4096 /* a power of two */
 
 /* The layers that judge a container, outermost first. */
 struct stack {
@@ -132,7 +148,7 @@ struct tuple {
 	__u8 proto;
 	__u8 kind;
 	__u16 pad;
-};
+} __attribute__((aligned(8))); /* or clang copies it by two bytes at a time */
 
 enum direction {
 	DIR_OUT = 0, /* the container opened it: judged by the current policy */
@@ -181,7 +197,7 @@ union memory {
 
 
 struct socket_state {
-	struct bpf_spin_lock lock; /* two threads may send on one socket: address and verdict must belong together */
+	__u32 turn; /* odd while somebody writes (socket.h) */
 	__u32 subject;
 	__u64 word;    /* the subject's word when it was judged */
 	__u64 checked; /* datagrams: when the evidence was last looked at */
@@ -194,8 +210,14 @@ struct socket_state {
 	__u8 pad;
 };
 
-#define COUNTERS (1 + 2 * REASON_COUNT)
-/* Packets and bytes: [0] passed; [reason] blocked; [REASON_COUNT + reason] passed by monitor mode. */
+/* What passed: counted so often that it lies where no hash is needed to find it. */
+struct traffic {
+	__u64 packets;
+	__u64 bytes;
+};
+
+#define COUNTERS (2 * REASON_COUNT)
+/* Packets and bytes: [reason] blocked; [REASON_COUNT + reason] passed by monitor mode. */
 struct tally {
 	__u64 packets[COUNTERS];
 	__u64 bytes[COUNTERS];
@@ -245,6 +267,7 @@ union recorder_slot {
 };
 
 _Static_assert(sizeof(struct endpoint_key) == 16, "hash key without holes");
+_Static_assert(sizeof(struct device) % 8 == 0, "slots that begin with a whole key");
 _Static_assert(sizeof(struct tuple) == 40, "hash key without holes");
 _Static_assert(sizeof(struct prefix_key) == 20, "LPM key without holes");
 _Static_assert(sizeof(struct event) == 128, "two cache lines a record");

@@ -15,6 +15,24 @@ struct {
 	__type(value, struct endpoint);
 } endpoints SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, DEVICE_SLOTS);
+	__type(key, __u32);
+	__type(value, struct device);
+} devices SEC(".maps");
+
+/* Whose a device is. deviceSlot in Go names the same slot. */
+static __always_inline struct endpoint *endpoint_of(const struct endpoint_key *key)
+{
+	__u32 slot = ((__u32)(key->netns * 0x9e3779b97f4a7c15ULL >> 32) ^ key->ifindex) & (DEVICE_SLOTS - 1);
+	struct device *d = bpf_map_lookup_elem(&devices, &slot);
+
+	if (d && d->key.netns == key->netns && d->key.ifindex == key->ifindex && d->endpoint.subject)
+		return &d->endpoint;
+	return bpf_map_lookup_elem(&endpoints, key);
+}
+
 /* Entry 0 is nobody's: it counts packets of devices without an endpoint. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

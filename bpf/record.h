@@ -11,6 +11,13 @@ struct {
 	__type(value, struct tally);
 } counters SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, struct traffic);
+} passed SEC(".maps");
+
 struct subject_recorder {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
@@ -26,15 +33,29 @@ struct {
 	__array(values, struct subject_recorder);
 } recorders SEC(".maps");
 
+static __always_inline void count_passed(__u32 subject, __u32 len)
+{
+	struct traffic *t = bpf_map_lookup_elem(&passed, &subject);
+
+	if (!t)
+		return;
+	t->packets++;
+	t->bytes += len;
+}
+
 static __always_inline void count(__u32 subject, const struct verdict *v, __u32 len)
 {
-	struct tally *c = bpf_map_lookup_elem(&counters, &subject);
-	__u32 i = 0;
+	struct tally *c;
+	__u32 i;
 
+	if (v->action == ACTION_PASS) {
+		count_passed(subject, len);
+		return;
+	}
+	c = bpf_map_lookup_elem(&counters, &subject);
 	if (!c)
 		return;
-	if (v->action != ACTION_PASS)
-		i = v->reason + (v->action == ACTION_MONITOR ? REASON_COUNT : 0);
+	i = v->reason + (v->action == ACTION_MONITOR ? REASON_COUNT : 0);
 	if (i >= COUNTERS)
 		return;
 	c->packets[i]++;

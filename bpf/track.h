@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What is an answer, and what a socket was last told.
+ * What is an answer.
  *
  * A policy says whom the container may call; what it says to somebody who
  * called first is an answer and is not judged (CONTRACT 3.4). Answers pass by
@@ -146,6 +146,11 @@ static __always_inline __u64 netns_cookie(struct __sk_buff *skb)
 	return k->dev->nd_net.net->net_cookie;
 }
 
+static __always_inline struct endpoint_key device_of(struct __sk_buff *skb)
+{
+	return (struct endpoint_key){ .netns = netns_cookie(skb), .ifindex = skb->ifindex };
+}
+
 static __always_inline bool is_kernel_socket(struct __sk_buff *skb)
 {
 	struct sk_buff *k = bpf_cast_to_kern_ctx(skb);
@@ -288,6 +293,27 @@ static __always_inline bool seen_recently(__u32 subject, const struct tuple *t, 
 	return m && (__s64)(now - m->recent.seen) <= (__s64)RECENT_LIFETIME && same_tuple(&m->recent.tuple, t);
 }
 
+static __always_inline bool is_bare_syn(const struct flow *f)
+{
+	return (f->tcp_flags & (TCP_SYN | TCP_ACK | TCP_FIN)) == TCP_SYN;
+}
+
+/* Inbound TCP that no flow is accepted by, but the kernel may have to say RST or ACK to it. */
+static __always_inline void note_recent(__u32 subject, const struct tuple *t, __u64 now)
+{
+	__u32 slot = slot_of(t) & (RECENT_SLOTS - 1);
+	void *table = bpf_map_lookup_elem(&memories, &subject);
+	union memory *m = table ? bpf_map_lookup_elem(table, &slot) : 0;
+
+	if (!m)
+		return;
+	if (!same_tuple(&m->recent.tuple, t)) {
+		m->recent.seen = 0; /* a reader must not see the old time on the new tuple */
+		m->recent.tuple = *t;
+	}
+	m->recent.seen = now;
+}
+
 /* A packet that came in from outside: the only place where evidence of a flow begins. */
 __noinline int note_inbound(__u32 subject, struct flow *f)
 {
@@ -302,20 +328,8 @@ __noinline int note_inbound(__u32 subject, struct flow *f)
 	if (f->proto == PROTO_TCP && f->ports) {
 		if (f->tcp_flags & TCP_RST)
 			return 0;
-		if ((f->tcp_flags & (TCP_SYN | TCP_ACK | TCP_FIN)) != TCP_SYN) {
-			/* Nothing a flow is accepted by, but the kernel may have to say RST or ACK to it. */
-			__u32 slot = slot_of(&t) & (RECENT_SLOTS - 1);
-			union memory *m;
-
-			table = bpf_map_lookup_elem(&memories, &subject);
-			m = table ? bpf_map_lookup_elem(table, &slot) : 0;
-			if (!m)
-				return 0;
-			if (!same_tuple(&m->recent.tuple, &t)) {
-				m->recent.seen = 0; /* a reader must not see the old time on the new tuple */
-				m->recent.tuple = t;
-			}
-			m->recent.seen = now;
+		if (!is_bare_syn(f)) {
+			note_recent(subject, &t, now);
 			return 0;
 		}
 	} else if (is_icmp(f) && f->icmp_type != (f->ipv6 ? 128 : 8)) {
@@ -344,10 +358,10 @@ static __noinline bool answers_tcp(const struct flow *f, const struct trip *trip
 	if (f->payload || f->frag || (syn && !ack))
 		return false;
 	tuple_of(f, false, &t);
-	e = fresh_evidence(trip->evidence, &t, trip->now);
-	if (e && e->seen & 1) /* DIR_IN */
+	if (!syn && seen_recently(trip->subject, &t, trip->now)) /* first: that needs no hash */
 		return true;
-	return !syn && seen_recently(trip->subject, &t, trip->now);
+	e = fresh_evidence(trip->evidence, &t, trip->now);
+	return e && e->seen & 1; /* DIR_IN */
 }
 
 /* ICMP that the kernel sent: an echo reply to a request, an error about a packet, that was seen. */

@@ -24,6 +24,24 @@ type Counters struct {
 
 const reasons = int(kernelReasonREASON_COUNT)
 
+// startCounters makes a container's counters, all of them 0, unless it has some.
+func (s *Set) startCounters(subject uint32) error {
+	var present []kernelTally
+	if s.objs.Counters.Lookup(subject, &present) == nil {
+		return nil
+	}
+	// An array's element is always there, with what the number's last owner left. The
+	// entry comes after it: who is killed in between begins anew.
+	err := s.objs.Passed.Put(subject, make([]kernelTraffic, ebpf.MustPossibleCPU()))
+	if err == nil {
+		err = s.objs.Counters.Update(subject, make([]kernelTally, ebpf.MustPossibleCPU()), ebpf.UpdateNoExist)
+	}
+	if err != nil {
+		return fmt.Errorf("create counters: %w", err)
+	}
+	return nil
+}
+
 // Counters sums a container's counters over all CPUs. Number 0 are the packets
 // of devices without an endpoint entry.
 func (s *Set) Counters(subject uint32) (Counters, error) {
@@ -32,12 +50,19 @@ func (s *Set) Counters(subject uint32) (Counters, error) {
 	if err := s.objs.Counters.Lookup(subject, &perCPU); err != nil {
 		return c, fmt.Errorf("read counters: %w", err)
 	}
+	var passed []kernelTraffic
+	if err := s.objs.Passed.Lookup(subject, &passed); err != nil {
+		return c, fmt.Errorf("read counters: %w", err)
+	}
+	for _, cpu := range passed {
+		c.Passed.Packets += cpu.Packets
+		c.Passed.Bytes += cpu.Bytes
+	}
 	for _, cpu := range perCPU {
 		add := func(t *Tally, i int) {
 			t.Packets += cpu.Packets[i]
 			t.Bytes += cpu.Bytes[i]
 		}
-		add(&c.Passed, 0)
 		for r := 1; r < reasons; r++ {
 			add(&c.Blocked[r], r)
 			add(&c.Monitored[r], reasons+r)

@@ -254,7 +254,7 @@ func (r *diffRig) apply(s diffStack, ifc policy.Interface) error {
 	}
 	key := kernelEndpointKey{Netns: r.device.Netns, Ifindex: r.device.Index}
 	entry := entries[key]
-	if err := r.set.objs.Endpoints.Put(&key, &entry); err != nil {
+	if err := r.set.putEndpoint(key, entry); err != nil {
 		return err
 	}
 	if err := empty(r.evidence); err != nil {

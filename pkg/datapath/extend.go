@@ -4,10 +4,8 @@ package datapath
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 )
 
 // Extend adds the walls of setup to a container that [Set.Install] has put under
@@ -38,11 +36,8 @@ func (s *Set) Extend(setup Setup) (err error) {
 
 func (s *Set) putEndpoints(endpoints map[kernelEndpointKey]kernelEndpoint) error {
 	for key, endpoint := range endpoints {
-		if err := s.objs.Endpoints.Put(&key, &endpoint); err != nil {
-			if errors.Is(err, unix.E2BIG) {
-				return fmt.Errorf("write endpoint: %d interfaces are covered already: %w", s.objs.Endpoints.MaxEntries(), err)
-			}
-			return fmt.Errorf("write endpoint: %w", err)
+		if err := s.putEndpoint(key, endpoint); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -66,9 +61,7 @@ func (s *Set) removeEndpoints(subject uint32, endpoints map[kernelEndpointKey]ke
 		if s.objs.Endpoints.Lookup(&key, &present) != nil || present.Subject != subject {
 			continue // gone, or already another container's
 		}
-		if e := s.objs.Endpoints.Delete(&key); e != nil && !errors.Is(e, ebpf.ErrKeyNotExist) {
-			err = errors.Join(err, fmt.Errorf("remove endpoint: %w", e))
-		}
+		err = errors.Join(err, s.deleteEndpoint(key))
 	}
 	return err
 }

@@ -90,8 +90,8 @@ func (s *Set) Install(setup Setup) (err error) {
 	if err := s.together(steps...); err != nil {
 		return err
 	}
-	if err := s.objs.Counters.Update(setup.Subject, make([]kernelTally, ebpf.MustPossibleCPU()), ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
-		return fmt.Errorf("create counters: %w", err)
+	if err := s.startCounters(setup.Subject); err != nil {
+		return err
 	}
 	if err := s.switchStacks(stack, map[uint32]uint64{setup.Subject: setup.Generation}); err != nil {
 		return err
@@ -261,10 +261,7 @@ func (s *Set) Discard(subject uint32) error {
 		if entry.Subject != subject {
 			continue
 		}
-		key := kernelEndpointKey{Netns: entry.Device.Netns, Ifindex: entry.Device.Index}
-		if e := s.objs.Endpoints.Delete(&key); e != nil && !errors.Is(e, ebpf.ErrKeyNotExist) {
-			err = errors.Join(err, fmt.Errorf("remove endpoint: %w", e))
-		}
+		err = errors.Join(err, s.deleteEndpoint(kernelEndpointKey{Netns: entry.Device.Netns, Ifindex: entry.Device.Index}))
 	}
 	return errors.Join(err, s.forget(subject))
 }

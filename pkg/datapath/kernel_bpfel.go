@@ -21,6 +21,13 @@ const (
 	kernelActionACTION_MONITOR kernelAction = 2
 )
 
+type kernelDevice struct {
+	_        structs.HostLayout
+	Key      kernelEndpointKey
+	Endpoint kernelEndpoint
+	Pad      uint32
+}
+
 type kernelEndpoint struct {
 	_        structs.HostLayout
 	Subject  uint32
@@ -30,6 +37,7 @@ type kernelEndpoint struct {
 	Prefixes uint8
 	Addr4    [8]uint32
 	Onlink   [8]kernelOnlink
+	Turn     uint32
 }
 
 type kernelEndpointKey struct {
@@ -156,11 +164,8 @@ type kernelSighting struct {
 }
 
 type kernelSocketState struct {
-	_    structs.HostLayout
-	Lock struct {
-		_   structs.HostLayout
-		Val uint32
-	}
+	_       structs.HostLayout
+	Turn    uint32
 	Subject uint32
 	Word    uint64
 	Checked uint64
@@ -197,8 +202,14 @@ type kernelSubject struct {
 
 type kernelTally struct {
 	_       structs.HostLayout
-	Packets [23]uint64
-	Bytes   [23]uint64
+	Packets [22]uint64
+	Bytes   [22]uint64
+}
+
+type kernelTraffic struct {
+	_       structs.HostLayout
+	Packets uint64
+	Bytes   uint64
 }
 
 type kernelTuple struct {
@@ -217,10 +228,12 @@ type kernelTuple struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	kernelMapCounters        = "counters"
+	kernelMapDevices         = "devices"
 	kernelMapEndpoints       = "endpoints"
 	kernelMapEvidence        = "evidence"
 	kernelMapIntervals       = "intervals"
 	kernelMapMemories        = "memories"
+	kernelMapPassed          = "passed"
 	kernelMapPrefixes        = "prefixes"
 	kernelMapQuotes          = "quotes"
 	kernelMapRecorders       = "recorders"
@@ -231,6 +244,7 @@ const (
 	kernelProgBouhekiIn      = "bouheki_in"
 	kernelProgBouhekiOut     = "bouheki_out"
 	kernelVarUnusedAction    = "unused_action"
+	kernelVarUnusedDevice    = "unused_device"
 	kernelVarUnusedEvent     = "unused_event"
 	kernelVarUnusedEventHead = "unused_event_head"
 	kernelVarUnusedInterval  = "unused_interval"
@@ -238,6 +252,7 @@ const (
 	kernelVarUnusedPrefixKey = "unused_prefix_key"
 	kernelVarUnusedReason    = "unused_reason"
 	kernelVarUnusedSighting  = "unused_sighting"
+	kernelVarUnusedTraffic   = "unused_traffic"
 )
 
 // loadKernel returns the embedded CollectionSpec for kernel.
@@ -292,10 +307,12 @@ type kernelProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelMapSpecs struct {
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
+	Devices   *ebpf.MapSpec `ebpf:"devices"`
 	Endpoints *ebpf.MapSpec `ebpf:"endpoints"`
 	Evidence  *ebpf.MapSpec `ebpf:"evidence"`
 	Intervals *ebpf.MapSpec `ebpf:"intervals"`
 	Memories  *ebpf.MapSpec `ebpf:"memories"`
+	Passed    *ebpf.MapSpec `ebpf:"passed"`
 	Prefixes  *ebpf.MapSpec `ebpf:"prefixes"`
 	Quotes    *ebpf.MapSpec `ebpf:"quotes"`
 	Recorders *ebpf.MapSpec `ebpf:"recorders"`
@@ -309,6 +326,7 @@ type kernelMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelVariableSpecs struct {
 	UnusedAction    *ebpf.VariableSpec `ebpf:"unused_action"`
+	UnusedDevice    *ebpf.VariableSpec `ebpf:"unused_device"`
 	UnusedEvent     *ebpf.VariableSpec `ebpf:"unused_event"`
 	UnusedEventHead *ebpf.VariableSpec `ebpf:"unused_event_head"`
 	UnusedInterval  *ebpf.VariableSpec `ebpf:"unused_interval"`
@@ -316,6 +334,7 @@ type kernelVariableSpecs struct {
 	UnusedPrefixKey *ebpf.VariableSpec `ebpf:"unused_prefix_key"`
 	UnusedReason    *ebpf.VariableSpec `ebpf:"unused_reason"`
 	UnusedSighting  *ebpf.VariableSpec `ebpf:"unused_sighting"`
+	UnusedTraffic   *ebpf.VariableSpec `ebpf:"unused_traffic"`
 }
 
 // kernelObjects contains all objects after they have been loaded into the kernel.
@@ -339,10 +358,12 @@ func (o *kernelObjects) Close() error {
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelMaps struct {
 	Counters  *ebpf.Map `ebpf:"counters"`
+	Devices   *ebpf.Map `ebpf:"devices"`
 	Endpoints *ebpf.Map `ebpf:"endpoints"`
 	Evidence  *ebpf.Map `ebpf:"evidence"`
 	Intervals *ebpf.Map `ebpf:"intervals"`
 	Memories  *ebpf.Map `ebpf:"memories"`
+	Passed    *ebpf.Map `ebpf:"passed"`
 	Prefixes  *ebpf.Map `ebpf:"prefixes"`
 	Quotes    *ebpf.Map `ebpf:"quotes"`
 	Recorders *ebpf.Map `ebpf:"recorders"`
@@ -354,10 +375,12 @@ type kernelMaps struct {
 func (m *kernelMaps) Close() error {
 	return _KernelClose(
 		m.Counters,
+		m.Devices,
 		m.Endpoints,
 		m.Evidence,
 		m.Intervals,
 		m.Memories,
+		m.Passed,
 		m.Prefixes,
 		m.Quotes,
 		m.Recorders,
@@ -372,6 +395,7 @@ func (m *kernelMaps) Close() error {
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelVariables struct {
 	UnusedAction    *ebpf.Variable `ebpf:"unused_action"`
+	UnusedDevice    *ebpf.Variable `ebpf:"unused_device"`
 	UnusedEvent     *ebpf.Variable `ebpf:"unused_event"`
 	UnusedEventHead *ebpf.Variable `ebpf:"unused_event_head"`
 	UnusedInterval  *ebpf.Variable `ebpf:"unused_interval"`
@@ -379,6 +403,7 @@ type kernelVariables struct {
 	UnusedPrefixKey *ebpf.Variable `ebpf:"unused_prefix_key"`
 	UnusedReason    *ebpf.Variable `ebpf:"unused_reason"`
 	UnusedSighting  *ebpf.Variable `ebpf:"unused_sighting"`
+	UnusedTraffic   *ebpf.Variable `ebpf:"unused_traffic"`
 }
 
 // kernelPrograms contains all programs after they have been loaded into the kernel.

@@ -81,9 +81,9 @@ func adopt(id ebpf.ProgramID, mark uint64) (*Set, error) {
 func (s *Set) maps() map[string]**ebpf.Map {
 	o := &s.objs
 	return map[string]**ebpf.Map{
-		"endpoints": &o.Endpoints, "subjects": &o.Subjects, "prefixes": &o.Prefixes, "intervals": &o.Intervals,
+		"endpoints": &o.Endpoints, "devices": &o.Devices, "subjects": &o.Subjects, "prefixes": &o.Prefixes, "intervals": &o.Intervals,
 		"sources": &o.Sources, "evidence": &o.Evidence, "memories": &o.Memories, "recorders": &o.Recorders,
-		"counters": &o.Counters, "sockets": &o.Sockets,
+		"counters": &o.Counters, "passed": &o.Passed, "sockets": &o.Sockets,
 		"quotes": &o.Quotes,
 	}
 }

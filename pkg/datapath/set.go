@@ -35,7 +35,7 @@ type Set struct {
 }
 
 // ABI is BOUHEKI_ABI of bouheki.h: sets of different numbers never share a directory.
-const ABI = 1
+const ABI = 2
 
 // ErrNotLoaded says that a directory holds no pinned set.
 var ErrNotLoaded = errors.New("no programs loaded")
@@ -48,6 +48,7 @@ func (s *Set) pins() map[string]pinned {
 		"prog_in":   prog(&o.BouhekiIn),
 		"prog_gate": prog(&o.BouhekiGate),
 		"endpoints": table(&o.Endpoints),
+		"devices":   table(&o.Devices),
 		"subjects":  table(&o.Subjects),
 		"prefixes":  table(&o.Prefixes),
 		"intervals": table(&o.Intervals),
@@ -56,6 +57,7 @@ func (s *Set) pins() map[string]pinned {
 		"memories":  table(&o.Memories),
 		"recorders": table(&o.Recorders),
 		"counters":  table(&o.Counters),
+		"passed":    table(&o.Passed),
 		"sockets":   table(&o.Sockets),
 		"quotes":    table(&o.Quotes),
 	}
@@ -115,7 +117,7 @@ func Load(dir string, sizes Sizes) (*Set, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read programs: %w", err)
 	}
-	for _, name := range []string{"subjects", "prefixes", "intervals", "sources", "evidence", "memories", "recorders", "counters"} {
+	for _, name := range []string{"subjects", "prefixes", "intervals", "sources", "evidence", "memories", "recorders", "counters", "passed"} {
 		spec.Maps[name].MaxEntries = sizes.Containers + 1 // number 0 is nobody's
 	}
 	spec.Maps["endpoints"].MaxEntries = (sizes.Containers + 1) * 4

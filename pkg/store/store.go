@@ -6,7 +6,7 @@
 // other package spells these paths. It knows no policy, no map and no runtime:
 // what it keeps are plain values.
 //
-//	/sys/fs/bpf/bouheki/v1/                  pins of ABI 1 (names in there: package datapath)
+//	/sys/fs/bpf/bouheki/v2/                  pins of ABI 2 (names in there: package datapath)
 //	/run/bouheki/                            0700; the directory itself is the lock
 //	    boot-ID/                             what was written since this boot
 //	        records/NETNS-CGROUP.json        one container: its record and its filed cursor
