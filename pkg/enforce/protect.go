@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bouheki/bouheki/pkg/datapath"
+	"github.com/bouheki/bouheki/pkg/policy"
 	"github.com/bouheki/bouheki/pkg/runtime"
 	"github.com/bouheki/bouheki/pkg/store"
 	"github.com/bouheki/bouheki/pkg/tables"
@@ -52,6 +53,15 @@ type enforcer struct {
 	config Config
 	store  *store.Store
 	set    *datapath.Set
+
+	reread bool               // policy files are read whatever their stamps say
+	sums   map[string]fileSum // of the files that were read, by path
+}
+
+// fileSum is the SHA-256 of a file, and the stamp that it had then.
+type fileSum struct {
+	sum   string
+	stamp policy.Stamp
 }
 
 func (c Config) openOrLoad(s *store.Store) (*datapath.Set, error) {
