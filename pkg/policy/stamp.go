@@ -9,8 +9,6 @@ import (
 	"slices"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Stamp is what a file system says of a file without its content: which it is, and
@@ -68,10 +66,14 @@ func (s Stamp) Vouches(now Stamp) bool {
 	return s == now
 }
 
-// localFileSystems take a file's times from the clock of this kernel, to the nanosecond.
+// localFileSystems, by the f_type that statfs(2) gives them, take a file's times from the clock of this kernel, to the nanosecond.
 var localFileSystems = []int64{
-	unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC,
-	unix.TMPFS_MAGIC, unix.OVERLAYFS_SUPER_MAGIC,
+	0xef53,     // ext4, ext3, ext2
+	0x58465342, // XFS
+	0x9123683e, // btrfs
+	0xf2f52010, // F2FS
+	0x01021994, // tmpfs
+	0x794c7630, // overlayfs
 	0x2fc12fc1, // ZFS
 	0xca451a4e, // bcachefs
 }
@@ -89,8 +91,8 @@ func stampOf(file *os.File) (Stamp, fs.FileInfo, error) {
 		return Stamp{}, nil, fmt.Errorf("%s: owner not known: %w", file.Name(), ErrUnsafe)
 	}
 	s := Stamp{Device: st.Dev, Inode: st.Ino, Size: st.Size, Modified: st.Mtim.Nano(), Changed: st.Ctim.Nano()}
-	var super unix.Statfs_t
-	if unix.Fstatfs(int(file.Fd()), &super) == nil && slices.Contains(localFileSystems, int64(super.Type)) {
+	var super syscall.Statfs_t
+	if syscall.Fstatfs(int(file.Fd()), &super) == nil && slices.Contains(localFileSystems, int64(super.Type)) {
 		s.Seen = seen.UnixNano()
 	}
 	return s, info, nil

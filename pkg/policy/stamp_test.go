@@ -5,10 +5,9 @@ package policy
 import (
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // TestStampVouches: the rule itself, on made-up stamps.
@@ -73,12 +72,12 @@ func TestStampOfFiles(t *testing.T) {
 				return err
 			}
 			defer f.Close()
-			data, err := unix.Mmap(int(f.Fd()), 0, 20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+			data, err := syscall.Mmap(int(f.Fd()), 0, 20, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED)
 			if err != nil {
 				return err
 			}
 			data[len(data)-3] = '2'
-			return unix.Munmap(data)
+			return syscall.Munmap(data)
 		},
 		"an editor renames": func(path string) error {
 			if err := os.WriteFile(path+".swp", []byte(`allow = ["10.0.0.2"]`), 0o644); err != nil {
@@ -101,12 +100,12 @@ func TestStampOfFiles(t *testing.T) {
 		},
 		"bind mount over it": func(path string) error {
 			if os.Getuid() != 0 {
-				return unix.EPERM
+				return syscall.EPERM
 			}
-			if err := unix.Mount(filepath.Join(filepath.Dir(path), "old"), path, "", unix.MS_BIND, ""); err != nil {
+			if err := syscall.Mount(filepath.Join(filepath.Dir(path), "old"), path, "", syscall.MS_BIND, ""); err != nil {
 				return err
 			}
-			t.Cleanup(func() { unix.Unmount(path, unix.MNT_DETACH) })
+			t.Cleanup(func() { syscall.Unmount(path, syscall.MNT_DETACH) })
 			return nil
 		},
 	} {
@@ -141,7 +140,7 @@ func TestStampOfFiles(t *testing.T) {
 		}
 		switch err := act(path); err {
 		case nil:
-		case unix.EPERM:
+		case syscall.EPERM:
 			continue // mounting takes root
 		default:
 			t.Fatalf("%s: %v", what, err)
