@@ -40,6 +40,19 @@ func (s *Set) program(wall Wall, at ebpf.AttachType) *ebpf.Program {
 	return s.objs.BouhekiIn
 }
 
+// hooks are those of a device at which a wall has its two programs.
+var hooks = [...]ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress}
+
+// atBoth returns a step for each hook of each wall.
+func atBoth(do func(Wall, ebpf.AttachType) error, walls ...Wall) (steps []func() error) {
+	for _, wall := range walls {
+		for _, at := range hooks {
+			steps = append(steps, func() error { return do(wall, at) })
+		}
+	}
+	return steps
+}
+
 // attach puts the program at the device's hook: first of what judges packets
 // that leave the container, last of what is done to packets that reach it.
 func (s *Set) attach(wall Wall, at ebpf.AttachType) error {
@@ -90,7 +103,7 @@ func (s *Set) Attached(wall Wall) error {
 }
 
 func (s *Set) attached(wall Wall) error {
-	for _, at := range []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress} {
+	for _, at := range hooks {
 		info, err := s.program(wall, at).Info()
 		if err != nil {
 			return fmt.Errorf("check device %d: %w", wall.At.Index, err)

@@ -2,11 +2,7 @@
 
 package datapath
 
-import (
-	"errors"
-
-	"github.com/cilium/ebpf"
-)
+import "errors"
 
 // Extend adds the walls of setup to a container that [Set.Install] has put under
 // its policy, which stays as it is: what was recorded and what came in before count
@@ -22,13 +18,7 @@ func (s *Set) Extend(setup Setup) (err error) {
 			err = errors.Join(err, s.Shut(setup))
 		}
 	}()
-	var steps []func() error
-	for _, wall := range setup.Walls {
-		steps = append(steps,
-			func() error { return s.attach(wall, ebpf.AttachTCXIngress) },
-			func() error { return s.attach(wall, ebpf.AttachTCXEgress) })
-	}
-	if err := s.together(steps...); err != nil {
+	if err := s.together(atBoth(s.attach, setup.Walls...)...); err != nil {
 		return err
 	}
 	return s.putEndpoints(endpoints)
@@ -80,7 +70,5 @@ func (s *Set) Abandon(setup Setup) (err error) {
 // Free takes the programs off a device that outlives its container's network
 // namespace. At and Inside of the wall say where it is today.
 func (s *Set) Free(wall Wall) error {
-	return s.together(
-		func() error { return s.detach(wall, ebpf.AttachTCXIngress) },
-		func() error { return s.detach(wall, ebpf.AttachTCXEgress) })
+	return s.together(atBoth(s.detach, wall)...)
 }

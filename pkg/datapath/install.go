@@ -74,11 +74,7 @@ func (s *Set) Install(setup Setup) (err error) {
 		return err
 	}
 	defer close()
-	for _, wall := range setup.Walls {
-		steps = append(steps,
-			func() error { return s.attach(wall, ebpf.AttachTCXIngress) },
-			func() error { return s.attach(wall, ebpf.AttachTCXEgress) })
-	}
+	steps = append(steps, atBoth(s.attach, setup.Walls...)...)
 	if setup.Cgroup != "" {
 		steps = append(steps, func() error { return s.attachGate(setup.Cgroup) })
 	}
@@ -225,12 +221,7 @@ func (s *Set) Holds(setup Setup) error {
 // excepted. Devices and cgroups that are gone are no error. A device that still
 // exists is freed of the programs first; without an entry it would drop.
 func (s *Set) Remove(setup Setup) error {
-	var steps []func() error
-	for _, wall := range setup.Walls {
-		steps = append(steps,
-			func() error { return s.detach(wall, ebpf.AttachTCXIngress) },
-			func() error { return s.detach(wall, ebpf.AttachTCXEgress) })
-	}
+	steps := atBoth(s.detach, setup.Walls...)
 	if setup.Cgroup != "" {
 		steps = append(steps, func() error { return s.detachGate(setup.Cgroup) })
 	}
