@@ -78,6 +78,7 @@ func adopt(id ebpf.ProgramID, mark uint64) (*Set, error) {
 	return s, nil
 }
 
+// maps names a set's maps as the kernel does.
 func (s *Set) maps() map[string]**ebpf.Map {
 	o := &s.objs
 	return map[string]**ebpf.Map{

@@ -42,25 +42,15 @@ var ErrNotLoaded = errors.New("no programs loaded")
 
 // pins names the objects of a set in its directory.
 func (s *Set) pins() map[string]pinned {
-	o := &s.objs
-	return map[string]pinned{
-		"prog_out":  prog(&o.BouhekiOut),
-		"prog_in":   prog(&o.BouhekiIn),
-		"prog_gate": prog(&o.BouhekiGate),
-		"endpoints": table(&o.Endpoints),
-		"devices":   table(&o.Devices),
-		"subjects":  table(&o.Subjects),
-		"prefixes":  table(&o.Prefixes),
-		"intervals": table(&o.Intervals),
-		"sources":   table(&o.Sources),
-		"evidence":  table(&o.Evidence),
-		"memories":  table(&o.Memories),
-		"recorders": table(&o.Recorders),
-		"counters":  table(&o.Counters),
-		"passed":    table(&o.Passed),
-		"sockets":   table(&o.Sockets),
-		"quotes":    table(&o.Quotes),
+	all := map[string]pinned{
+		"prog_out":  prog(&s.objs.BouhekiOut),
+		"prog_in":   prog(&s.objs.BouhekiIn),
+		"prog_gate": prog(&s.objs.BouhekiGate),
 	}
+	for name, m := range s.maps() {
+		all[name] = table(m)
+	}
+	return all
 }
 
 type pinned struct {
