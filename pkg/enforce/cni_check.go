@@ -105,10 +105,12 @@ func describe(i store.Interface) string {
 	return fmt.Sprintf("index %d, other end %d, %s, %v, %v", i.Index, i.HostIndex, i.MAC, i.IPv4, i.OnLink)
 }
 
+// gone says whether an interface went by a CNI DEL while its container ran.
+func gone(r store.Record, i store.Interface) bool { return i.Left && !present(r, i) }
+
 // withoutGone is the record without devices that went by a CNI DEL.
 func withoutGone(r store.Record) store.Record {
-	r.Interfaces = slices.DeleteFunc(slices.Clone(r.Interfaces), func(i store.Interface) bool { return i.Left && !present(r, i) })
-	return r
+	return with(r, func(i store.Interface) bool { return !gone(r, i) })
 }
 
 // CNIStatus says whether an ADD to the network could succeed at all.

@@ -112,10 +112,8 @@ func (e *enforcer) unplugFrom(members []store.Record, meant func(store.Interface
 	if err := e.file(members[0], records); err != nil {
 		return err // a full disk: gc tries again
 	}
-	rest := members[0]
-	rest.Interfaces = slices.DeleteFunc(slices.Clone(rest.Interfaces), meant)
-	part := members[0]
-	part.Interfaces = slices.DeleteFunc(slices.Clone(part.Interfaces), func(i store.Interface) bool { return !meant(i) })
+	rest := with(members[0], func(i store.Interface) bool { return !meant(i) })
+	part := with(members[0], meant)
 	if !connected(rest) {
 		return e.dissolve(members)
 	}
@@ -123,7 +121,7 @@ func (e *enforcer) unplugFrom(members []store.Record, meant func(store.Interface
 	err := e.handBack(rest)
 	if e.set != nil {
 		setup, e2 := newSetup(part)
-		err = errors.Join(err, e2, e.letGo(part, part.Interfaces), e.set.Shut(setup))
+		err = errors.Join(err, e2, e.letGo(part), e.set.Shut(setup))
 	}
 	for _, r := range members {
 		if r.Key.Cgroup != 0 {
@@ -137,7 +135,7 @@ func (e *enforcer) unplugFrom(members []store.Record, meant func(store.Interface
 func (e *enforcer) leave(members []store.Record, meant func(store.Interface) bool, records []store.Record) (err error) {
 	for _, r := range members {
 		r.Interfaces = slices.Clone(r.Interfaces)
-		back := slices.DeleteFunc(slices.Clone(r.Interfaces), func(i store.Interface) bool { return !meant(i) })
+		back := with(r, meant)
 		for i := range r.Interfaces {
 			if meant(r.Interfaces[i]) {
 				r.Interfaces[i].Attachment, r.Interfaces[i].Left = store.Attachment{}, true
@@ -148,7 +146,7 @@ func (e *enforcer) leave(members []store.Record, meant func(store.Interface) boo
 			err = errors.Join(err, e.file(r, records), e.store.Remove(r.Key))
 			continue
 		}
-		err = errors.Join(err, e.letGo(r, back), e.store.Put(r), e.prune(r, records))
+		err = errors.Join(err, e.letGo(back), e.store.Put(r), e.prune(r))
 	}
 	return err
 }
@@ -158,7 +156,7 @@ func (e *enforcer) dissolve(members []store.Record) (err error) {
 	if e.set != nil {
 		for _, r := range members {
 			setup, e2 := newSetup(r)
-			err = errors.Join(err, e2, e.letGo(r, r.Interfaces), e.set.Abandon(setup), e.freeReturned(r, setup))
+			err = errors.Join(err, e2, e.letGo(r), e.set.Abandon(setup), e.freeReturned(r, setup))
 		}
 	}
 	for _, r := range members {
@@ -177,8 +175,8 @@ func outlives(i store.Interface) bool {
 // letGo takes the programs off those of a record's devices that go back to the host
 // now. They are down by then, as the plugin that moves them takes them down too:
 // nothing is open in between.
-func (e *enforcer) letGo(r store.Record, devices []store.Interface) (err error) {
-	r.Interfaces = slices.DeleteFunc(slices.Clone(devices), func(i store.Interface) bool { return !outlives(i) || !present(r, i) })
+func (e *enforcer) letGo(r store.Record) (err error) {
+	r = with(r, func(i store.Interface) bool { return outlives(i) && present(r, i) })
 	if e.set == nil || len(r.Interfaces) == 0 {
 		return nil
 	}

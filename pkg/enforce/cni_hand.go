@@ -97,17 +97,14 @@ func (e *enforcer) handBack(r store.Record) error {
 }
 
 // prune forgets the interfaces of a container that went by a CNI DEL while it ran.
-func (e *enforcer) prune(r store.Record, records []store.Record) error {
-	gone := func(i store.Interface) bool { return i.Left && !present(r, i) }
-	if e.set == nil || !slices.ContainsFunc(r.Interfaces, gone) {
+func (e *enforcer) prune(r store.Record) error {
+	part := with(r, func(i store.Interface) bool { return gone(r, i) })
+	if e.set == nil || len(part.Interfaces) == 0 {
 		return nil
 	}
-	part := r
-	part.Interfaces = slices.DeleteFunc(slices.Clone(r.Interfaces), func(i store.Interface) bool { return !gone(i) })
 	setup, err := newSetup(part)
 	if err != nil {
 		return err
 	}
-	r.Interfaces = slices.DeleteFunc(slices.Clone(r.Interfaces), gone)
-	return errors.Join(e.set.Shut(setup), e.store.Put(r))
+	return errors.Join(e.set.Shut(setup), e.store.Put(withoutGone(r)))
 }

@@ -61,6 +61,12 @@ func devices(list []runtime.Interface) (all []store.Interface) {
 	return all
 }
 
+// with is the record as if it had only those of its interfaces.
+func with(r store.Record, those func(store.Interface) bool) store.Record {
+	r.Interfaces = slices.DeleteFunc(slices.Clone(r.Interfaces), func(i store.Interface) bool { return !those(i) })
+	return r
+}
+
 // newSetup says a record in the datapath's words.
 func newSetup(r store.Record) (datapath.Setup, error) {
 	setup := datapath.Setup{

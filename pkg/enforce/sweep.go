@@ -31,7 +31,7 @@ func (e *enforcer) sweep() (swept Swept, err error) {
 	err = errors.Join(faults...)
 	for _, r := range records {
 		if alive(r) {
-			err = errors.Join(err, e.file(r, records), e.prune(r, records))
+			err = errors.Join(err, e.file(r, records), e.prune(r))
 			continue
 		}
 		if e2 := e.release(r, records); e2 != nil {
