@@ -22,6 +22,15 @@ container loses nothing, whatever became of its record.
 // patience is how long a command may take before a user at a terminal is told why.
 const patience = time.Second
 
+// patiently tells him, unless what it returns is called before.
+func (e *env) patiently() (done func()) {
+	if !e.terminal {
+		return func() {}
+	}
+	waiting := time.AfterFunc(patience, func() { e.remark("bouheki: still at it, or waiting for a container that is being started…") })
+	return func() { waiting.Stop() }
+}
+
 func setUpGC(*pflag.FlagSet) action {
 	return func(e *env, args []string) error {
 		if err := noArguments(args); err != nil {
@@ -31,10 +40,7 @@ func setUpGC(*pflag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		if e.terminal {
-			waiting := time.AfterFunc(patience, func() { e.remark("bouheki: still at it, or waiting for a container that is being started…") })
-			defer waiting.Stop()
-		}
+		defer e.patiently()()
 		swept, err := host.Sweep()
 		// What was removed is told even where something else could not be.
 		if err == nil || swept != (enforce.Swept{}) {

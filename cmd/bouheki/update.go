@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/pflag"
 
@@ -56,10 +55,7 @@ func setUpUpdate(flags *pflag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		if e.terminal {
-			waiting := time.AfterFunc(patience, func() { e.remark("bouheki: still at it, or waiting for a container that is being started…") })
-			defer waiting.Stop()
-		}
+		defer e.patiently()()
 		updated, err := host.Update(enforce.Change{Containers: args, All: *all, Policy: *name})
 		if err == nil && len(updated) == 0 {
 			e.remark("no protected containers")
