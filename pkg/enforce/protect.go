@@ -65,19 +65,25 @@ type fileSum struct {
 }
 
 func (c Config) openOrLoad(s *store.Store) (*datapath.Set, error) {
-	dir, err := s.PinDir(datapath.ABI)
-	if err != nil {
-		return nil, err
-	}
-	set, err := datapath.Open(dir + "/set")
+	set, dir, err := openSet(s)
 	if errors.Is(err, datapath.ErrNotLoaded) {
-		// Who lost the pins lost no policy: what is attached goes on, and is found again.
-		set, err = datapath.Recover(dir + "/set")
-	}
-	if errors.Is(err, datapath.ErrNotLoaded) {
-		set, err = datapath.Load(dir+"/set", c.sizes())
+		set, err = datapath.Load(dir, c.sizes())
 	}
 	return set, err
+}
+
+// openSet opens the set where it belongs, in dir. The error wraps
+// [datapath.ErrNotLoaded] if the kernel has none.
+func openSet(s *store.Store) (set *datapath.Set, dir string, err error) {
+	if dir, err = s.PinDir(datapath.ABI); err != nil {
+		return nil, "", err
+	}
+	dir += "/set"
+	if set, err = datapath.Open(dir); errors.Is(err, datapath.ErrNotLoaded) {
+		// Who lost the pins lost no policy: what is attached goes on, and is found again.
+		set, err = datapath.Recover(dir)
+	}
+	return set, dir, err
 }
 
 // refuse says why a container can't be protected, or what its protection lacks.

@@ -55,15 +55,7 @@ func (c Config) lockedFor(wait time.Duration, f func(*enforcer) error) error {
 	}
 	defer s.Close()
 	e := &enforcer{config: c, store: s}
-	dir, err := s.PinDir(datapath.ABI)
-	if err != nil {
-		return err
-	}
-	e.set, err = datapath.Open(dir + "/set")
-	if errors.Is(err, datapath.ErrNotLoaded) {
-		e.set, err = datapath.Recover(dir + "/set")
-	}
-	if err != nil && !errors.Is(err, datapath.ErrNotLoaded) {
+	if e.set, _, err = openSet(s); err != nil && !errors.Is(err, datapath.ErrNotLoaded) {
 		return err
 	}
 	if e.set != nil {
