@@ -55,7 +55,7 @@ func TestPacketMarkedNotToBeClassified(t *testing.T) {
 		return netlink.LinkSetNsFd(link, int(ns))
 	})
 	in(t, h.Lab, ns, func() error {
-		return errors.Join(up("eth0", "10.88.0.2/24"), h.routeAgain("eth0"), throughIFB("eth0"))
+		return errors.Join(lab.Up("eth0", "10.88.0.2/24"), h.routeAgain("eth0"), throughIFB("eth0"))
 	})
 	send(ns, lab.Denied4)
 	if past > 0 {
@@ -68,7 +68,7 @@ func throughIFB(device string) error {
 	if err := netlink.LinkAdd(&netlink.Ifb{LinkAttrs: netlink.LinkAttrs{Name: "ifb7"}}); err != nil {
 		return fmt.Errorf("make ifb: %w", err)
 	}
-	if err := up("ifb7"); err != nil {
+	if err := lab.Up("ifb7"); err != nil {
 		return err
 	}
 	ifb, err := netlink.LinkByName("ifb7")

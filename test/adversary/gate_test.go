@@ -27,7 +27,7 @@ func (h *house) connectLater(t *testing.T) *tap {
 	in(t, h.Lab, h.Host, func() error {
 		veth := netlink.NewVeth(netlink.LinkAttrs{Name: "veth9"})
 		veth.PeerName, veth.PeerNamespace = "eth1", netlink.NsFd(h.Container)
-		return errors.Join(netlink.LinkAdd(veth), up("veth9", "10.99.0.1/24", "fd99:9::1/64"))
+		return errors.Join(netlink.LinkAdd(veth), lab.Up("veth9", "10.99.0.1/24", "fd99:9::1/64"))
 	})
 	var mac net.HardwareAddr
 	in(t, h.Lab, h.Host, func() error {
@@ -38,7 +38,7 @@ func (h *house) connectLater(t *testing.T) *tap {
 		return err
 	})
 	h.inside(t, func() error {
-		if err := up("eth1", "10.99.0.2/24", "fd99:9::2/64"); err != nil {
+		if err := lab.Up("eth1", "10.99.0.2/24", "fd99:9::2/64"); err != nil {
 			return err
 		}
 		link, err := netlink.LinkByName("eth1")
@@ -200,7 +200,7 @@ func TestGateAndAMovedInterface(t *testing.T) {
 		return netlink.LinkSetNsFd(link, int(ns))
 	})
 	in(t, h.Lab, ns, func() error {
-		if err := up("eth1", "10.99.0.2/24"); err != nil {
+		if err := lab.Up("eth1", "10.99.0.2/24"); err != nil {
 			return err
 		}
 		link, err := netlink.LinkByName("eth1")

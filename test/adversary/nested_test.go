@@ -69,14 +69,14 @@ func (h *house) nest(t *testing.T) *nested {
 			return err
 		}
 		n.outerIndex = veth.Index
-		if err := up("outer0", "198.18.77.1/24", "fd99::1/64"); err != nil {
+		if err := lab.Up("outer0", "198.18.77.1/24", "fd99::1/64"); err != nil {
 			return err
 		}
 		n.outerMAC, err = mac("outer0")
 		return err
 	})
 	in(t, h.Lab, n.ns, func() (err error) {
-		if err := up("inner0", "198.18.77.2/24", "fd99::2/64"); err != nil {
+		if err := lab.Up("inner0", "198.18.77.2/24", "fd99::2/64"); err != nil {
 			return err
 		}
 		n.innerMAC, err = mac("inner0")
@@ -84,24 +84,6 @@ func (h *house) nest(t *testing.T) *nested {
 	})
 	n.inner = h.injector(t, n.ns, "inner0")
 	return n
-}
-
-func up(name string, addrs ...string) error {
-	link, err := netlink.LinkByName(name)
-	if err != nil {
-		return err
-	}
-	for _, a := range addrs {
-		addr, err := netlink.ParseAddr(a)
-		if err != nil {
-			return err
-		}
-		addr.Flags = unix.IFA_F_NODAD
-		if err := netlink.AddrAdd(link, addr); err != nil {
-			return err
-		}
-	}
-	return netlink.LinkSetUp(link)
 }
 
 // forwardTo makes the container a router. Behind a bridge it finds the world at
@@ -191,7 +173,7 @@ func TestBridgedPacketsAreJudged(t *testing.T) {
 	})
 	in(t, h.Lab, n.ns, func() error {
 		for _, a := range []string{"10.88.0.2/24", "fd88::2/64"} {
-			if err := up("inner0", a); err != nil {
+			if err := lab.Up("inner0", a); err != nil {
 				return err
 			}
 		}
@@ -315,7 +297,7 @@ func TestChangedDevice(t *testing.T) {
 		}
 		return netlink.LinkSetNsFd(link, int(ns))
 	})
-	in(t, h.Lab, ns, func() error { return errors.Join(up("lo1", "10.88.0.2/24"), h.routeAgain("lo1")) })
+	in(t, h.Lab, ns, func() error { return errors.Join(lab.Up("lo1", "10.88.0.2/24"), h.routeAgain("lo1")) })
 	try("in another namespace", ns, lab.Container4, true)
 }
 
@@ -340,7 +322,7 @@ func TestTunnelsAreJudgedByTheirEnd(t *testing.T) {
 			if err := netlink.LinkAdd(&netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: name}, VxlanId: 7 + i, Group: remote.AsSlice(), Port: 4789 + i, Learning: true}); err != nil {
 				return err
 			}
-			return up(name, fmt.Sprintf("198.18.%d.1/24", i), fmt.Sprintf("fd%d::1/64", 40+i))
+			return lab.Up(name, fmt.Sprintf("198.18.%d.1/24", i), fmt.Sprintf("fd%d::1/64", 40+i))
 		})
 		if err != nil {
 			t.Skipf("SKIP: this kernel has no VXLAN: %v", err)

@@ -5,7 +5,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -15,6 +14,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/bouheki/bouheki/test/lab"
 )
 
 // yard is one network of its own: a host that routes between a container and the
@@ -117,7 +118,7 @@ func (y *yard) connect(ns netns.NsHandle, outside, addr4, gw4, addr6, gw6 string
 		if err := netlink.LinkAdd(veth); err != nil {
 			return err
 		}
-		return up(outside, gw4, gw6)
+		return lab.Up(outside, gw4, gw6)
 	})
 	if err != nil {
 		return fmt.Errorf("make %s: %w", outside, err)
@@ -128,45 +129,12 @@ func (y *yard) connect(ns netns.NsHandle, outside, addr4, gw4, addr6, gw6 string
 			"net/ipv4/tcp_max_syn_backlog=4096"); err != nil {
 			return err
 		}
-		if err := up("lo"); err != nil {
-			return err
-		}
-		if err := up("eth0", addr4, addr6); err != nil {
-			return err
-		}
-		for _, gw := range []string{gw4, gw6} {
-			ip, _, err := net.ParseCIDR(gw)
-			if err != nil {
-				return err
-			}
-			if err := netlink.RouteAdd(&netlink.Route{Gw: ip}); err != nil {
-				return err
-			}
-		}
-		return nil
+		return errors.Join(lab.Up("lo"), lab.Up("eth0", addr4, addr6), lab.RouteBy(gw4, gw6))
 	})
 	if err != nil {
 		return fmt.Errorf("set up the other end of %s: %w", outside, err)
 	}
 	return nil
-}
-
-func up(name string, addrs ...string) error {
-	link, err := netlink.LinkByName(name)
-	if err != nil {
-		return err
-	}
-	for _, a := range addrs {
-		addr, err := netlink.ParseAddr(a)
-		if err != nil {
-			return err
-		}
-		addr.Flags = unix.IFA_F_NODAD // usable at once
-		if err := netlink.AddrAdd(link, addr); err != nil {
-			return err
-		}
-	}
-	return netlink.LinkSetUp(link)
 }
 
 // sysctls sets keys of the calling thread's network namespace.

@@ -215,31 +215,32 @@ func (l *Lab) connect(ns netns.NsHandle, inside, outside, addr4, gw4, addr6, gw6
 		if err := netlink.LinkAdd(veth); err != nil {
 			return err
 		}
-		return up(outside, gw4, gw6)
+		return Up(outside, gw4, gw6)
 	}); err != nil {
 		return err
 	}
 	return l.Do(ns, func() error {
-		if err := up("lo"); err != nil {
-			return err
-		}
-		if err := up(inside, addr4, addr6); err != nil {
-			return err
-		}
-		for _, gw := range []string{gw4, gw6} {
-			ip, _, err := net.ParseCIDR(gw)
-			if err != nil {
-				return err
-			}
-			if err := netlink.RouteAdd(&netlink.Route{Gw: ip}); err != nil {
-				return err
-			}
-		}
-		return nil
+		return errors.Join(Up("lo"), Up(inside, addr4, addr6), RouteBy(gw4, gw6))
 	})
 }
 
-func up(name string, addrs ...string) error {
+// RouteBy makes gateways the way to everywhere, from the calling thread's namespace.
+func RouteBy(gateways ...string) error {
+	for _, gw := range gateways {
+		ip, _, err := net.ParseCIDR(gw)
+		if err != nil {
+			return err
+		}
+		if err := netlink.RouteAdd(&netlink.Route{Gw: ip}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Up gives a device of the calling thread's namespace addresses, usable at once, and
+// sets it up.
+func Up(name string, addrs ...string) error {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
 		return err
