@@ -248,7 +248,7 @@ func newView(layer int, p *policy.Policy, rules []ref) view {
 }
 
 func (v *view) ask(addr netip.Addr, s span) saying {
-	_, reason, rule := v.policy.Match(addr, s.proto, s.ports.First)
+	_, reason, rule := v.policy.Match(addr, s.proto, s.ports.First, policy.Who{Known: true})
 	if rule >= 0 {
 		rule = v.number[rule]
 	}

@@ -68,7 +68,7 @@ func evaluate(layers []policy.Layer, dst netip.Addr, proto uint8, port uint16) p
 	if policy.HasPorts(proto) {
 		p.SrcPort, p.DstPort = 40000, port
 	}
-	return policy.Evaluate(layers, ifc, p, policy.Raw, nil, time.Hour)
+	return policy.Evaluate(layers, ifc, p, policy.Raw, policy.Who{}, nil, time.Hour)
 }
 
 // findingOf finds what is said of a destination, and how often.

@@ -48,6 +48,9 @@ func compile(p *policy.Policy, limit int) (*Tables, error) {
 	if err := p.Unsupported(); err != nil {
 		return nil, err
 	}
+	if len(p.Processes) > 0 {
+		return nil, fmt.Errorf("%s:%d: [[process]] has no tables", p.Processes[0].File, p.Processes[0].Line)
+	}
 	if n := len(p.Deny) + len(p.Allow); n > maxRules {
 		return nil, fmt.Errorf("%w: %d rules, at most %d", ErrTooBig, n, maxRules)
 	}

@@ -163,7 +163,7 @@ func TestCompileRefuses(t *testing.T) {
 	anyPort := policy.AllPorts
 	for want, p := range map[string]*policy.Policy{
 		"domain names are not supported by this version": rules(t, "allow 10.0.0.1", "allow api.github.com:443"),
-		"[[process]] is not supported by this version":   {Processes: []policy.Process{{}}},
+		"[[process]] has no tables":                      {Processes: []policy.Process{{}}},
 		`rule "x": not one destination`:                  {Allow: []policy.Rule{{Ports: anyPort, Text: "x"}}},
 		`rule "y": not one destination`:                  {Deny: []policy.Rule{{Ports: anyPort, Text: "y", Dest: policy.Dest{Any: true, Prefix: netip.MustParsePrefix("::/0")}}}},
 		`rule "z": ::ffff:10.0.0.0/104 is a mapped`:      {Allow: []policy.Rule{{Ports: anyPort, Text: "z", Dest: policy.Dest{Prefix: netip.MustParsePrefix("::ffff:10.0.0.0/104")}}}},

@@ -51,7 +51,7 @@ func speaks(r *policy.Rule, dst netip.Addr, proto uint8, port uint16) bool {
 func compare(tb testing.TB, p *policy.Policy, t *Tables, dst netip.Addr, proto uint8, port uint16) {
 	tb.Helper()
 	got, expected := t.Lookup(dst, proto, port), want(p, dst, proto, port)
-	allowed, _, rule := p.Match(dst, proto, port)
+	allowed, _, rule := p.Match(dst, proto, port, policy.Who{})
 	if got != expected || got.Allowed() != allowed || got.Rule() != rule {
 		for i, r := range p.Rules() {
 			tb.Logf("%d: deny %v, %+v, protocols %v, ports %v", i, r.Deny, r.Dest, r.Protos, r.Ports)
