@@ -29,7 +29,7 @@ part is shown part by part, and exactly.
 A policy may have rules for certain processes, [[process]] sections. --command, --exe,
 --user and --group say who asks; what is not given is something that no section lists.
 Without them it is a process that no section is for. Where a section could still matter,
-and would decide otherwise, a line "processes:" at the end says so. USER and GROUP are
+and would decide otherwise, a line "processes:" at the end says so. UID and GID are
 numbers, those inside the container; PATH is the file as the policy names it.
 
 The first line says "allowed", "denied" (or "partly denied"), or for a policy in monitor mode
