@@ -22,7 +22,8 @@ Usage:
         Look for mistakes in policies; without a name: in all of them.
         --import: print the older daemon's YAML as a policy.
     bouheki explain (--policy NAME|FILE | CONTAINER) DEST[:PORT][/PROTO]
-        Say whether that destination may be called, and by which rule.
+            [--command C] [--exe P] [--user U] [--group G]
+        Say whether that destination may be called, by which process, and by which rule.
     bouheki update (CONTAINER… | --all) [--policy NAME]
         Read or change the policy of running containers.
     bouheki gc
@@ -64,7 +65,7 @@ func init() {
 		{"ls", "[--all] [--json]", lsHelp, setUpLs},
 		{"logs", "[-f] [--json] [--since D] [CONTAINER…]", logsHelp, setUpLogs},
 		{"check", "([NAME|FILE…] | --import FILE.yaml)", checkHelp, setUpCheck},
-		{"explain", "(--policy NAME|FILE | CONTAINER) DEST[:PORT][/PROTO]", explainHelp, setUpExplain},
+		{"explain", "(--policy NAME|FILE | CONTAINER) DEST[:PORT][/PROTO]\n            [--command C] [--exe P] [--user U] [--group G]", explainHelp, setUpExplain},
 		{"update", "(CONTAINER… | --all) [--policy NAME]", updateHelp, setUpUpdate},
 		{"gc", "", gcHelp, setUpGC},
 		{"version", "[--json]", versionHelp, setUpVersion},

@@ -85,7 +85,7 @@ _bouheki() {
 	case $prev in
 	--config | --import) _bouheki_files ''; return ;;
 	--policy) _bouheki_files "$(%[1]s)"; return ;;
-	--since) return ;;
+	--since|--command|--exe|--user|--group) return ;;
 	esac
 	case $verb in
 	'') mapfile -t COMPREPLY < <(compgen -W '%[2]s --config --help --version' -- "$cur"); return ;;
@@ -127,7 +127,7 @@ _bouheki() {
 	case ${words[CURRENT-1]} in
 	--config | --import) _files; return ;;
 	--policy) compadd -a policies; _files; return ;;
-	--since) return ;;
+	--since|--command|--exe|--user|--group) return ;;
 	esac
 	case $verb in
 	'') compadd -- %[2]s --config --help --version; return ;;

@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/spf13/pflag"
 )
 
 // TestCompletion: every command and visible flag is in every script, and no hidden one.
@@ -30,22 +28,10 @@ func TestCompletion(t *testing.T) {
 				}
 			}
 		}
-		for _, hidden := range laterFlags {
-			if strings.Contains(script, dashes+hidden+" ") {
-				t.Errorf("%s: --%s is of a later version", shell, hidden)
-			}
-		}
 		if strings.Contains(script, "%!") {
 			t.Errorf("%s: badly formatted:\n%s", shell, script)
 		}
 	}
-	set := newFlags(new(env))
-	find("explain").setUp(set)
-	set.VisitAll(func(f *pflag.Flag) {
-		if f.Hidden != (f.Name == "command" || f.Name == "exe" || f.Name == "user" || f.Name == "group") {
-			t.Errorf("explain --%s: hidden is %v", f.Name, f.Hidden)
-		}
-	})
 }
 
 // TestBash runs the script where there is a bash: what it completes, by command line.

@@ -37,7 +37,7 @@ func TestVectorsOnDevice(t *testing.T) {
 			var past policy.Past
 			for i, step := range steps {
 				p, _ := policy.Dissect(step.frame, false)
-				want := policy.Evaluate(c.layers, c.ifc, p, policy.Raw, &past, 0)
+				want := policy.Evaluate(c.layers, c.ifc, p, policy.Raw, policy.Who{}, &past, 0)
 				got, err := d.send(step.frame)
 				if errors.Is(err, unix.EMSGSIZE) || errors.Is(err, unix.EINVAL) && len(step.frame) <= 14 {
 					continue // the device does not take it

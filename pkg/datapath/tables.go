@@ -3,6 +3,7 @@
 package datapath
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/cilium/ebpf"
@@ -32,7 +33,13 @@ func trieSpec(name string, entries int) *ebpf.MapSpec {
 }
 
 // fill makes and fills the inner maps of t.
+//
+// Tables of a policy with sections are refused: without them it would mean
+// something else.
 func fill(number uint32, t *tables.Tables) (f *filled, err error) {
+	if n := len(t.Prefixes); len(t.Matches) > 0 || n > 0 && t.Prefixes[n-1].View != tables.ViewTop {
+		return nil, errors.New("fill tables: [[process]] sections have no place in the kernel")
+	}
 	f = &filled{number: number}
 	defer func() {
 		if err != nil {
