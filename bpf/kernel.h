@@ -34,6 +34,7 @@ typedef __u32 __wsum;
 #define BPF_MAP_TYPE_LRU_HASH 9
 #define BPF_MAP_TYPE_LPM_TRIE 11
 #define BPF_MAP_TYPE_ARRAY_OF_MAPS 12
+#define BPF_MAP_TYPE_CGROUP_STORAGE 19
 #define BPF_MAP_TYPE_SK_STORAGE 24
 #define BPF_F_NO_PREALLOC (1U << 0)
 #define BPF_F_MMAPABLE (1U << 10)
@@ -44,6 +45,7 @@ typedef __u32 __wsum;
 #define PACKET_HOST 0
 #define BPF_SK_STORAGE_GET_F_CREATE 1
 #define BPF_TCP_TIME_WAIT 6
+#define BPF_TCP_LISTEN 10
 #define BPF_TCP_NEW_SYN_RECV 12
 
 /* enum tcx_action_base, Linux 6.6 */
@@ -101,6 +103,23 @@ struct __sk_buff {
 	__u64 hwtstamp;
 };
 
+/* Context of the connect and sendmsg hooks. Addresses and ports are in network order. */
+struct bpf_sock_addr {
+	__u32 user_family;
+	__be32 user_ip4;
+	__be32 user_ip6[4];
+	__u32 user_port;
+	__u32 family;
+	__u32 type;
+	__u32 protocol;
+	__be32 msg_src_ip4;
+	__be32 msg_src_ip6[4];
+	union {
+		struct bpf_sock *sk;
+		__u64 : 64;
+	} __attribute__((aligned(8)));
+};
+
 struct bpf_sock {
 	__u32 bound_dev_if;
 	__u32 family;
@@ -127,6 +146,54 @@ struct net {
 typedef struct {
 	struct net *net;
 } possible_net_t;
+
+struct ns_common {
+	__u32 inum;
+};
+
+struct user_namespace {
+	struct ns_common ns;
+};
+
+typedef struct {
+	__u32 val;
+} kuid_t;
+
+typedef struct {
+	__u32 val;
+} kgid_t;
+
+struct cred {
+	kuid_t euid;
+	kgid_t egid;
+	struct user_namespace *user_ns;
+};
+
+struct super_block {
+	__u32 s_dev;
+};
+
+struct inode {
+	struct super_block *i_sb;
+	unsigned long i_ino;
+};
+
+struct file {
+	struct inode *f_inode;
+};
+
+struct mm_struct {
+	struct file *exe_file;
+};
+
+struct task_struct {
+	__u32 flags;
+	__s32 tgid;
+	struct mm_struct *mm;
+	const struct cred *cred;
+	struct task_struct *group_leader;
+	char comm[16];
+};
 
 struct net_device {
 	possible_net_t nd_net;

@@ -12,7 +12,7 @@
  * capability at all). policy.Evaluate says the same in Go.
  */
 #pragma once
-#include "policy.h"
+#include "sender.h"
 
 extern void *bpf_cast_to_kern_ctx(void *) __ksym;
 
@@ -56,12 +56,21 @@ struct {
 	__array(values, struct subject_memory);
 } memories SEC(".maps");
 
+/* What a socket was told at the walls of its network namespace. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
 	__type(value, struct socket_state);
 } sockets SEC(".maps");
+
+/* What it was told at its cgroup: in a shared network by another policy. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct socket_state);
+} members SEC(".maps");
 
 /* The stack of 512 bytes has no room for a second flow. These hooks run with bottom halves off: one at a time on a CPU. */
 struct {
@@ -134,6 +143,7 @@ struct trip {
 	__u64 word;
 	__u64 now;
 	__u32 subject;
+	__u32 ifindex;
 	struct stack stack;
 	struct verdict v;
 };
@@ -205,6 +215,8 @@ static __always_inline enum sender sender_of(struct __sk_buff *skb, __u8 proto, 
 		return is_kernel_socket(skb) ? SENDER_KERNEL : SENDER_RAW;
 	if (sk->protocol != proto)
 		return SENDER_RAW;
+	if (sk->state == BPF_TCP_LISTEN && proto == PROTO_TCP)
+		return SENDER_KERNEL; /* a SYN-ACK, at a cgroup: there the kernel shows the listener for its request */
 	*full = sk;
 	sender = SENDER_OTHER;
 	if (sk->type == SOCK_STREAM && proto == PROTO_TCP)

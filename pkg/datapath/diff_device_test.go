@@ -82,7 +82,7 @@ func newDiffDevice(t *testing.T) *diffDevice {
 	t.Cleanup(func() { d.set.Close() })
 	ifc := vectorInterface(d.Lab)
 	d.setup = Setup{
-		Subject: 1, Generation: 1, Netns: d.ContainerCookie, Cgroup: testCgroup(t),
+		Subject: 1, Generation: 1, Cgroup: testCgroup(t), Home: Home{Netns: d.ContainerCookie},
 		Layers: []Layer{{Table: 1}}, Tables: map[uint32]*tables.Tables{1: mustCompileDiff(t, p)},
 		Walls: []Wall{{
 			At: Device{d.HostCookie, uint32(d.HostEnd)}, Inside: Device{d.ContainerCookie, uint32(d.Inside)},

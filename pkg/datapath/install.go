@@ -3,9 +3,11 @@
 package datapath
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/bouheki/bouheki/pkg/tables"
 	"github.com/cilium/ebpf"
@@ -23,6 +25,7 @@ type Wall struct {
 	Inside Device // the container's own end: what the gate lets pass
 	MAC    [6]byte
 	IPv4   []netip.Addr
+	IPv6   []netip.Addr   // link-local ones too
 	OnLink []netip.Prefix // IPv6, without fe80::/64
 
 	// Enter runs a function on a thread that is in the netns of At; its error wraps
@@ -41,6 +44,9 @@ func (w Wall) enter(f func() error) error {
 type Layer struct {
 	Table   uint32
 	Monitor bool
+	// Matches is what senders are known by if the table has views of sections; it has
+	// Any of each kind then.
+	Matches []Match
 }
 
 // Setup is all that the kernel needs to know of one container.
@@ -50,8 +56,8 @@ type Setup struct {
 	Layers     []Layer                   // outermost first, 1 to 3
 	Tables     map[uint32]*tables.Tables // those that the kernel does not hold yet
 	Walls      []Wall
-	Netns      uint64 // cookie of the container's netns
 	Cgroup     string // path of its cgroup directory; "": none is known yet
+	Home
 }
 
 // Install puts a container under its policy. It may be repeated: the end is the
@@ -80,7 +86,7 @@ func (s *Set) Install(setup Setup) (err error) {
 			func() error { return s.attach(wall, ebpf.AttachTCXEgress) })
 	}
 	if setup.Cgroup != "" {
-		steps = append(steps, func() error { return s.attachGate(setup.Cgroup) })
+		steps = append(steps, func() error { return s.Gate(setup.Cgroup, setup.Subject, setup.Home) })
 	}
 	defer func() {
 		if err != nil {
@@ -93,7 +99,13 @@ func (s *Set) Install(setup Setup) (err error) {
 	if err := s.startCounters(setup.Subject); err != nil {
 		return err
 	}
+	if err := s.AddMatches(setup.Subject, setup.Layers); err != nil {
+		return err
+	}
 	if err := s.setStack(setup.Subject, stack, setup.Generation); err != nil {
+		return err
+	}
+	if err := s.putLocals(setup); err != nil {
 		return err
 	}
 	return s.putEndpoints(endpoints)
@@ -165,6 +177,9 @@ func newStack(layers []Layer) (stack kernelStack, err error) {
 	for i, layer := range layers {
 		stack.Table[i] = layer.Table
 		stack.Mode[i] = uint8(kernelActionACTION_BLOCK)
+		if len(layer.Matches) > 0 {
+			stack.View[i] = tables.ViewUnknown // until the kernel knows who sends
+		}
 		if layer.Monitor {
 			stack.Mode[i] = uint8(kernelActionACTION_MONITOR)
 		}
@@ -210,14 +225,18 @@ func (s *Set) Update(subject uint32, generation uint64, layers []Layer, new map[
 	if err := s.together(steps...); err != nil {
 		return err
 	}
+	if err := s.AddMatches(subject, layers); err != nil {
+		return err
+	}
 	return s.setStack(subject, stack, generation)
 }
 
 // newEndpoints spells a setup's entries of the endpoints map: the device at
 // which each wall stands, the container's end of it, and lo for its netns.
 func newEndpoints(setup Setup) (map[kernelEndpointKey]kernelEndpoint, error) {
-	entries := map[kernelEndpointKey]kernelEndpoint{
-		{Netns: setup.Netns, Ifindex: loopback}: {Subject: setup.Subject},
+	entries := map[kernelEndpointKey]kernelEndpoint{}
+	if len(setup.Walls) > 0 {
+		entries[kernelEndpointKey{Netns: setup.Netns, Ifindex: loopback}] = newLoopback(setup)
 	}
 	for _, wall := range setup.Walls {
 		e := kernelEndpoint{Subject: setup.Subject, Mac: wall.MAC}
@@ -247,8 +266,70 @@ func newEndpoints(setup Setup) (map[kernelEndpointKey]kernelEndpoint, error) {
 
 const (
 	endpointInside = 1 // ENDPOINT_INSIDE
+	endpointMore   = 2 // ENDPOINT_MORE
 	loopback       = 1 // LOOPBACK_IFINDEX
 )
+
+// newLoopback lists the container's addresses, as far as there is room.
+func newLoopback(setup Setup) kernelEndpoint {
+	e := kernelEndpoint{Subject: setup.Subject}
+	for _, wall := range setup.Walls {
+		for _, addr := range wall.IPv4 {
+			if int(e.Addrs) == len(e.Addr4) {
+				e.Flags = endpointMore
+				break
+			}
+			e.Addr4[e.Addrs] = nativeUint32(addr.As4())
+			e.Addrs++
+		}
+		for _, addr := range wall.IPv6 {
+			if int(e.Prefixes) == len(e.Onlink) {
+				e.Flags = endpointMore
+				break
+			}
+			e.Onlink[e.Prefixes] = kernelOnlink{Addr: addr.As16(), Bits: 128}
+			e.Prefixes++
+		}
+	}
+	sortAddresses(&e)
+	return e
+}
+
+func sortAddresses(e *kernelEndpoint) {
+	slices.Sort(e.Addr4[:e.Addrs])
+	slices.SortFunc(e.Onlink[:e.Prefixes], func(a, b kernelOnlink) int { return bytes.Compare(a.Addr[:], b.Addr[:]) })
+}
+
+// putLocals says which addresses lead to the container itself.
+func (s *Set) putLocals(setup Setup) error {
+	for _, wall := range setup.Walls {
+		for _, addr := range append(slices.Clone(wall.IPv4), wall.IPv6...) {
+			key := kernelLocalKey{Netns: setup.Netns, Addr: addr.As16()}
+			if err := s.objs.Locals.Put(&key, setup.Subject); err != nil {
+				return fmt.Errorf("write address %s: %w", addr, err)
+			}
+		}
+	}
+	return nil
+}
+
+// dropLocals removes the addresses of a container.
+func (s *Set) dropLocals(subject uint32) (err error) {
+	var key kernelLocalKey
+	var owner uint32
+	var stale []kernelLocalKey
+	for i := s.objs.Locals.Iterate(); i.Next(&key, &owner); {
+		if owner == subject {
+			stale = append(stale, key)
+		}
+	}
+	for _, key := range stale {
+		if e := s.objs.Locals.Delete(&key); e != nil && !errors.Is(e, ebpf.ErrKeyNotExist) {
+			err = errors.Join(err, fmt.Errorf("remove address: %w", e))
+		}
+	}
+	return err
+}
 
 // Holds returns nil if the kernel has all that Install would bring, and else what
 // is missing first. It changes nothing.
@@ -274,7 +355,7 @@ func (s *Set) Holds(setup Setup) error {
 	if setup.Cgroup == "" {
 		return nil
 	}
-	return s.Gated(setup.Cgroup)
+	return s.Gated(setup.Cgroup, setup.Subject, setup.Home)
 }
 
 // Remove takes a container out of the kernel: what Install brought, tables
@@ -288,7 +369,7 @@ func (s *Set) Remove(setup Setup) error {
 			func() error { return s.detach(wall, ebpf.AttachTCXEgress) })
 	}
 	if setup.Cgroup != "" {
-		steps = append(steps, func() error { return s.detachGate(setup.Cgroup) })
+		steps = append(steps, func() error { return s.Ungate(setup.Cgroup) })
 	}
 	err := s.together(steps...)
 	endpoints, _ := newEndpoints(setup)
@@ -298,7 +379,7 @@ func (s *Set) Remove(setup Setup) error {
 // forget frees a container's number.
 func (s *Set) forget(subject uint32) error {
 	var none kernelSubject
-	err := s.objs.Subjects.Put(subject, &none)
+	err := errors.Join(s.objs.Subjects.Put(subject, &none), s.dropLocals(subject), s.KeepMatches(subject, nil))
 	if e := s.objs.Counters.Delete(subject); e != nil && !errors.Is(e, ebpf.ErrKeyNotExist) {
 		err = errors.Join(err, e)
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -42,25 +43,14 @@ var ErrNotLoaded = errors.New("no programs loaded")
 
 // pins names the objects of a set in its directory.
 func (s *Set) pins() map[string]pinned {
-	o := &s.objs
-	return map[string]pinned{
-		"prog_out":  prog(&o.BouhekiOut),
-		"prog_in":   prog(&o.BouhekiIn),
-		"prog_gate": prog(&o.BouhekiGate),
-		"endpoints": table(&o.Endpoints),
-		"devices":   table(&o.Devices),
-		"subjects":  table(&o.Subjects),
-		"prefixes":  table(&o.Prefixes),
-		"intervals": table(&o.Intervals),
-		"sources":   table(&o.Sources),
-		"evidence":  table(&o.Evidence),
-		"memories":  table(&o.Memories),
-		"recorders": table(&o.Recorders),
-		"counters":  table(&o.Counters),
-		"passed":    table(&o.Passed),
-		"sockets":   table(&o.Sockets),
-		"quotes":    table(&o.Quotes),
+	all := map[string]pinned{}
+	for name, place := range s.programs() {
+		all["prog_"+strings.TrimPrefix(name, "bouheki_")] = prog(place)
 	}
+	for name, place := range s.maps() {
+		all[name] = table(place)
+	}
+	return all
 }
 
 type pinned struct {
@@ -117,12 +107,8 @@ func Load(dir string, sizes Sizes) (*Set, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read programs: %w", err)
 	}
-	for _, name := range []string{"subjects", "prefixes", "intervals", "sources", "evidence", "memories", "recorders", "counters", "passed"} {
-		spec.Maps[name].MaxEntries = sizes.Containers + 1 // number 0 is nobody's
-	}
-	spec.Maps["endpoints"].MaxEntries = (sizes.Containers + 1) * 4
-	spec.Maps["evidence"].InnerMap.MaxEntries = sizes.Evidence
 	s := &Set{sizes: sizes, mark: mark(dir)}
+	s.resize(spec)
 	if err := spec.LoadAndAssign(&s.objs, nil); err != nil {
 		return nil, explainLoad(err)
 	}
@@ -139,6 +125,15 @@ func Load(dir string, sizes Sizes) (*Set, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// resize makes maps as large as the set's sizes say.
+func (s *Set) resize(spec *ebpf.CollectionSpec) {
+	for _, name := range []string{"subjects", "prefixes", "intervals", "sources", "evidence", "memories", "recorders", "counters", "passed"} {
+		spec.Maps[name].MaxEntries = s.sizes.Containers + 1 // number 0 is nobody's
+	}
+	spec.Maps["endpoints"].MaxEntries = (s.sizes.Containers + 1) * 4
+	spec.Maps["evidence"].InnerMap.MaxEntries = s.sizes.Evidence
 }
 
 // pin puts every object into a directory beside dir and renames it: whoever dies

@@ -63,7 +63,7 @@ func (e *enforcer) takeOver(pod, rec store.Record, new map[uint32]*tables.Tables
 			err = errors.Join(err, e.set.Ungate(rec.CgroupPath), e.store.Remove(rec.Key))
 		}
 	}()
-	if err := e.set.Gate(rec.CgroupPath); err != nil {
+	if err := e.set.Gate(rec.CgroupPath, rec.Subject, home(rec)); err != nil {
 		return err
 	}
 	changed := !sameTables(pod.Layers, rec.Layers)

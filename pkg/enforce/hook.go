@@ -69,7 +69,25 @@ func (c Config) Hook(call *Call) error {
 		return err
 	}
 	call.name = ctr.Name
-	return c.protect(ctr, wish, "hook")
+	if err := c.protect(ctr, wish, "hook"); err != nil {
+		return err
+	}
+	c.noteAbsent(call, ctr)
+	return nil
+}
+
+// noteAbsent says in the log which executables a policy names that a container does
+// not have: a misspelt path matches nothing, and nobody would know. `bouheki ls` says it too, so that it is no
+// reason to keep the container from starting if the log can't be written.
+func (c Config) noteAbsent(call *Call, ctr *runtime.Container) {
+	absent, err := c.absent(ctr)
+	if err != nil || len(absent) == 0 {
+		return
+	}
+	_ = c.dirs().Refuse(store.Refusal{
+		Time: time.Now(), ID: call.state.ID, Name: call.name, Stage: call.stage, Started: true,
+		Message: strings.Join(absent, ", ") + ": its policy names it, and it is not there: no process matches it",
+	})
 }
 
 // Reject keeps the reason why a container was not let start where `bouheki logs`

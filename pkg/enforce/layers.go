@@ -135,9 +135,6 @@ func (c Config) parse(s source) (*policy.Policy, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(p.Processes) > 0 {
-		return nil, fmt.Errorf("%s:%d: policy uses [[process]], which this version can't hold yet", p.Processes[0].File, p.Processes[0].Line)
-	}
 	return p, p.Unsupported()
 }
 

@@ -156,8 +156,12 @@ func (e *enforcer) protect(ctr *runtime.Container, wish Wish, notes []string, vi
 	if ctr.Netns.Shared {
 		return fmt.Errorf("protect container: it joins a network that is not protected, and this version can't tell the containers in it apart (%s)\nhint: give the policy to the container (or pod) whose network it is, or set a default policy", ctr.Netns.Evidence)
 	}
+	resolved, absent, err := e.know(resolved, bodyOf(ctr))
+	if err != nil {
+		return fmt.Errorf("protect container: %w", err)
+	}
 	rec := record(ctr, resolved, notes, via)
-	rec.Asked = wish.asked()
+	rec.Asked, rec.Absent = wish.asked(), absent
 	old := same(records, rec.Key)
 	if old == nil {
 		old = before.pod
@@ -227,11 +231,23 @@ func (e *enforcer) join(ctr *runtime.Container, owner store.Record, layers []sto
 	if !sameTables(owner.Layers, layers) {
 		return fmt.Errorf("protect container: it joins the network of %s, which is under another policy (%s)\nhint: give both the same policy", title(owner), policies(owner.Layers))
 	}
+	layers, absent, err := e.know(layers, bodyOf(ctr))
+	if err != nil {
+		return fmt.Errorf("protect container: %w", err)
+	}
+	shared, err := sharedLayers(owner.Layers, layers)
+	if err != nil {
+		return fmt.Errorf("protect container: it joins the network of %s: %w", title(owner), err)
+	}
+	if err := e.set.AddMatches(owner.Subject, kernelLayers(shared)); err != nil {
+		return err
+	}
 	rec := record(ctr, layers, append(notes, "shares the network of "+title(owner)), via)
+	rec.Absent = absent
 	rec.Subject, rec.Generation, rec.Interfaces, rec.Networks = owner.Subject, owner.Generation, owner.Interfaces, owner.Networks
 	rec.Asked = wish.asked()
 	rec.State = store.Attached
-	if err := e.set.Gate(rec.CgroupPath); err != nil {
+	if err := e.set.Gate(rec.CgroupPath, rec.Subject, home(rec)); err != nil {
 		return err
 	}
 	return e.store.Put(rec)
@@ -278,7 +294,7 @@ func (e *enforcer) table(s source) (store.Table, *tables.Tables, error) {
 	list, data := files(p)
 	t := store.Table{
 		Digest: digest(s.name, s.inline, list), Policy: s.name, Mode: p.Mode.String(), Files: list, Inline: s.inline,
-		Prefixes: len(compiled.Prefixes), Rules: len(p.Rules()), Created: time.Now(),
+		Prefixes: len(compiled.Prefixes), Rules: len(p.Rules()), Matches: storedMatches(compiled.Matches), Created: time.Now(),
 	}
 	for _, old := range known {
 		if old.Digest == t.Digest && !e.set.HasTable(old.ID) {

@@ -34,6 +34,7 @@ func record(ctr *runtime.Container, layers []store.Layer, notes []string, via st
 		Key: store.Key{Netns: ctr.Netns.Cookie, Cgroup: ctr.Cgroup.ID},
 		ID:  ctr.ID, Name: ctr.Name, Hostname: ctr.Hostname, Aliases: ctr.Aliases,
 		Started: time.Now(), Pid: ctr.Pid, PidStart: ctr.PidStart,
+		UserNS: ctr.UserNSInode, Users: idRanges(ctr.Users), Groups: idRanges(ctr.Groups),
 		NetnsInode: ctr.Netns.Inode, NetnsPath: ctr.Netns.Path, CgroupPath: ctr.Cgroup.Path,
 		Layers: layers, Coverage: store.Full, Notes: notes, Via: []string{via},
 	}
@@ -42,6 +43,13 @@ func record(ctr *runtime.Container, layers []store.Layer, notes []string, via st
 	}
 	r.Interfaces = devices(ctr.Interfaces)
 	return r
+}
+
+func idRanges(m runtime.IDMap) (all []store.IDRange) {
+	for _, r := range m {
+		all = append(all, store.IDRange(r))
+	}
+	return all
 }
 
 func devices(list []runtime.Interface) (all []store.Interface) {
@@ -53,6 +61,9 @@ func devices(list []runtime.Interface) (all []store.Interface) {
 		for _, a := range i.IPv4 {
 			own.IPv4 = append(own.IPv4, a.String())
 		}
+		for _, a := range i.IPv6 {
+			own.IPv6 = append(own.IPv6, a.String())
+		}
 		for _, p := range i.OnLink {
 			own.OnLink = append(own.OnLink, p.String())
 		}
@@ -61,12 +72,17 @@ func devices(list []runtime.Interface) (all []store.Interface) {
 	return all
 }
 
+func kernelLayers(layers []store.Layer) (all []datapath.Layer) {
+	for _, l := range layers {
+		all = append(all, datapath.Layer{Table: l.Table, Monitor: l.Mode == "monitor", Matches: kernelMatches(l.Senders)})
+	}
+	return all
+}
+
 // newSetup says a record in the datapath's words.
 func newSetup(r store.Record) (datapath.Setup, error) {
-	setup := datapath.Setup{Subject: r.Subject, Generation: r.Generation, Netns: r.Key.Netns, Cgroup: r.CgroupPath}
-	for _, l := range r.Layers {
-		setup.Layers = append(setup.Layers, datapath.Layer{Table: l.Table, Monitor: l.Mode == "monitor"})
-	}
+	setup := datapath.Setup{Subject: r.Subject, Generation: r.Generation, Cgroup: r.CgroupPath, Home: home(r)}
+	setup.Layers = kernelLayers(r.Layers)
 	host, err := runtime.HostCookie()
 	if err != nil {
 		return setup, err
@@ -91,6 +107,13 @@ func newSetup(r store.Record) (datapath.Setup, error) {
 			}
 			wall.IPv4 = append(wall.IPv4, addr)
 		}
+		for _, a := range i.IPv6 {
+			addr, err := netip.ParseAddr(a)
+			if err != nil {
+				return setup, fmt.Errorf("protect interface %s: %w", i.Name, err)
+			}
+			wall.IPv6 = append(wall.IPv6, addr)
+		}
 		for _, p := range i.OnLink {
 			prefix, err := netip.ParsePrefix(p)
 			if err != nil {
@@ -102,6 +125,9 @@ func newSetup(r store.Record) (datapath.Setup, error) {
 	}
 	return setup, nil
 }
+
+// home is what the hooks at a container's cgroup know of it.
+func home(r store.Record) datapath.Home { return datapath.Home{Netns: r.Key.Netns, UserNS: r.UserNS} }
 
 func same(records []store.Record, key store.Key) *store.Record {
 	for i := range records {

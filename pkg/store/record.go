@@ -51,6 +51,9 @@ type Record struct {
 	Started    time.Time   `json:"started"`            //
 	Pid        int         `json:"pid,omitempty"`      // of its first process, in the host's pid namespace
 	PidStart   uint64      `json:"pid_start,omitempty"`
+	UserNS     uint32      `json:"user_ns,omitempty"` // inode of its user namespace
+	Users      []IDRange   `json:"users,omitempty"`   // none: the container's numbers are the host's
+	Groups     []IDRange   `json:"groups,omitempty"`
 	NetnsInode uint64      `json:"netns_inode,omitempty"`
 	NetnsPath  string      `json:"netns_path,omitempty"` // where it could be opened; the cookie says whether it still is that
 	CgroupPath string      `json:"cgroup_path,omitempty"`
@@ -62,8 +65,16 @@ type Record struct {
 	Interfaces []Interface `json:"interfaces,omitempty"`
 	Coverage   string      `json:"coverage"` // Full or Partial; empty while preparing
 	Notes      []string    `json:"notes,omitempty"`
-	Via        []string    `json:"via,omitempty"` // who asked for it: "hook", "cni:NETWORK"
-	State      string      `json:"state"`         // Preparing or Attached
+	Absent     []string    `json:"absent,omitempty"` // executables that its policy names and that it does not have
+	Via        []string    `json:"via,omitempty"`    // who asked for it: "hook", "cni:NETWORK"
+	State      string      `json:"state"`            // Preparing or Attached
+}
+
+// IDRange is a line of a user namespace's uid_map or gid_map.
+type IDRange struct {
+	Inside  uint32 `json:"inside"`
+	Outside uint32 `json:"outside"`
+	Count   uint32 `json:"count"`
 }
 
 // Layer is one policy that every packet has to pass.
@@ -73,6 +84,16 @@ type Layer struct {
 	Mode   string `json:"mode"`   // "block", "monitor"
 	Table  uint32 `json:"table"`  // ID of its Table
 	Inline Inline `json:"inline,omitzero"`
+
+	Senders []Sender `json:"senders,omitempty"` // none: the policy has no [[process]] sections
+}
+
+// Sender is a Match of the layer's table as the kernel knows it of this container.
+type Sender struct {
+	Kind     uint8     `json:"kind"`
+	Any      bool      `json:"any,omitempty"`
+	Value    [16]byte  `json:"value"`
+	Sections [4]uint64 `json:"sections"`
 }
 
 // Asked is what a container's annotations ask for: with what its networks and the
@@ -105,6 +126,7 @@ type Interface struct {
 	HostName  string   `json:"host_name,omitempty"`  // for people only: names are reused
 	MAC       string   `json:"mac,omitempty"`
 	IPv4      []string `json:"ipv4,omitempty"`    // addresses
+	IPv6      []string `json:"ipv6,omitempty"`    // addresses, link-local ones too
 	OnLink    []string `json:"on_link,omitempty"` // IPv6 prefixes
 
 	Attachment Attachment `json:"attachment,omitzero"` // whose CNI ADD covered it; zero: nobody's, or DEL has come

@@ -19,15 +19,17 @@ func sample(n uint64) Record {
 		Key: Key{n, n << 33}, ID: fmt.Sprintf("%064x", n), Name: fmt.Sprintf("web-%d", n), Hostname: "h.x",
 		Aliases: []string{fmt.Sprintf("default-c%d", n)}, Started: time.Unix(1700000000+int64(n), 5).UTC(),
 		Pid: 42, PidStart: math.MaxUint64, NetnsInode: 4026532024, NetnsPath: "/run/netns/a", CgroupPath: "/libpod_parent/libpod-a\\x2db",
+		UserNS: 4026531837, Users: []IDRange{{1, 100000, 65536}}, Groups: []IDRange{{1, 100000, 65536}},
 		Subject: 7, Generation: math.MaxUint32,
 		Layers: []Layer{{Kind: "floor", Policy: "base", Mode: "block", Table: 1},
-			{Kind: "own", Policy: "web", Mode: "monitor", Table: 2, Inline: Inline{Deny: []string{"10.0.0.1", "<&>"}, Mode: "block"}}},
+			{Kind: "own", Policy: "web", Mode: "monitor", Table: 2, Inline: Inline{Deny: []string{"10.0.0.1", "<&>"}, Mode: "block"},
+				Senders: []Sender{{Kind: 1, Any: true, Value: [16]byte{1}, Sections: [4]uint64{3}}}}},
 		Asked:    Asked{Policy: "web", Inline: Inline{Allow: []string{"10.0.0.2"}, Deny: []string{"10.0.0.1"}, Mode: "block"}},
 		Networks: []Network{{Name: "net", Policy: "web", Floor: "base"}},
 		Interfaces: []Interface{{Name: "eth0.7", Kind: "veth", Index: 2, HostIndex: 9, HostName: "veth0", MAC: "02:00:00:00:00:01",
-			IPv4: []string{"10.88.0.2"}, OnLink: []string{"fd00::/64"},
+			IPv4: []string{"10.88.0.2"}, IPv6: []string{"fd00::2"}, OnLink: []string{"fd00::/64"},
 			Attachment: Attachment{Network: "net", Container: "default-c4", Interface: "eth0"}, Left: true}},
-		Coverage: Partial, Notes: []string{"holds CAP_NET_RAW"}, Via: []string{"hook", "cni:net"}, State: Attached,
+		Coverage: Partial, Notes: []string{"holds CAP_NET_RAW"}, Absent: []string{"/bin/x"}, Via: []string{"hook", "cni:net"}, State: Attached,
 	}
 }
 

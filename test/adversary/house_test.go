@@ -52,7 +52,7 @@ func newHouse(t *testing.T, allow, deny []string) *house {
 	t.Cleanup(func() { h.set.Close() })
 	h.generation, h.table = 1, 1
 	h.setup = datapath.Setup{
-		Subject: 1, Generation: h.generation, Netns: h.ContainerCookie, Cgroup: newCgroup(t),
+		Subject: 1, Generation: h.generation, Cgroup: newCgroup(t), Home: datapath.Home{Netns: h.ContainerCookie},
 		Layers: []datapath.Layer{{Table: h.table}},
 		Tables: map[uint32]*tables.Tables{h.table: compile(t, allow, deny)},
 		Walls: []datapath.Wall{{

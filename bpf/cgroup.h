@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The hooks at a container's cgroup: they judge what the container's sockets
+ * call and send, whatever device it leaves by. Where a device has a wall of
+ * this container's, packets are judged there.
+ *
+ * A cgroup's hooks go by the cgroup in which a socket was made. Packet sockets
+ * pass none of them.
+ */
+#pragma once
+#include "judge.h"
+
+#define LOOPBACK_IFINDEX 1 /* in every netns: net/core/net_namespace.c makes it first */
+#define GATE_DROP 0 /* the sender gets EPERM */
+#define GATE_PASS 1
+
+/* Of the cgroup that a hook is attached to, whichever below it the socket is of. Attached and not filled in: all zeros. */
+struct {
+	__uint(type, BPF_MAP_TYPE_CGROUP_STORAGE);
+	__type(key, __u64);
+	__type(value, struct home);
+} homes SEC(".maps");
+
+static __always_inline bool is_loopback(const __u8 *a)
+{
+	if (is_ipv4(a))
+		return a[12] == 127;
+	return !*(const __u64 *)a && *(const __u64 *)(a + 8) == bpf_cpu_to_be64(1);
+}
+
+static __always_inline bool is_local(__u64 netns, const __u8 *addr)
+{
+	struct local_key key = { .netns = netns };
+
+	__builtin_memcpy(key.addr, addr, 16);
+	return is_loopback(addr) || bpf_map_lookup_elem(&locals, &key);
+}
+
+/* The policy of a cgroup's container, to judge by. */
+static __always_inline bool begin(const struct home *home, struct trip *trip)
+{
+	struct subject *subject;
+
+	trip->subject = home->subject;
+	trip->evidence = bpf_map_lookup_elem(&evidence, &trip->subject);
+	subject = bpf_map_lookup_elem(&subjects, &trip->subject);
+	if (subject)
+		trip->word = read_stack(subject, &trip->stack);
+	trip->now = clock();
+	return trip->evidence && trip->word && trip->stack.layers;
+}
+
+static __always_inline bool parse_packet(struct __sk_buff *skb, struct flow *f)
+{
+	/* No link-layer header here. */
+	if (skb->protocol == bpf_htons(ETH_P_IP) ? parse_ipv4(skb, f, false) : parse_ipv6(skb, f, false))
+		return false;
+	return f->frag == FRAG_LATER || !parse_transport(skb, f);
+}
+
+static __noinline int judge_at_cgroup(struct __sk_buff *skb, const struct home *home)
+{
+	struct trip trip = { .ifindex = skb->ifindex, .v = { .rule = RULE_UNKNOWN } };
+	struct bpf_sock *sk = 0;
+	struct flow f = {};
+	enum sender sender;
+
+	if (!begin(home, &trip))
+		return GATE_DROP;
+	if (!parse_packet(skb, &f)) {
+		deny_packet(&trip.stack, REASON_MALFORMED, &trip.v);
+	} else if (f.frag == FRAG_LATER) {
+		judge_fragment(&f, &trip);
+	} else {
+		sender = sender_of(skb, f.proto, &sk);
+		judge_flow(skb, &f, &trip, sk, sk ? bpf_sk_storage_get(&members, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0, sender);
+		if (f.frag == FRAG_FIRST)
+			note_fragment(&f, &trip);
+	}
+	count(trip.subject, &trip.v, skb->len);
+	if (trip.v.action != ACTION_PASS)
+		record_packet(skb, &f, &trip);
+	return trip.v.action == ACTION_BLOCK ? GATE_DROP : GATE_PASS;
+}
+
+/*
+ * With a foreign source lo would carry a packet to the kernel, which answers
+ * it: to that source, over any device.
+ */
+static __noinline int judge_at_loopback(struct __sk_buff *skb, const struct home *home)
+{
+	struct trip trip = { .ifindex = LOOPBACK_IFINDEX, .v = { .rule = RULE_UNKNOWN } };
+	struct flow f = {};
+
+	if (!parse_packet(skb, &f) || same_addr(f.src, f.dst) || is_local(home->netns, f.src))
+		return GATE_PASS;
+	if (!begin(home, &trip))
+		return GATE_DROP;
+	deny_packet(&trip.stack, REASON_SPOOFED, &trip.v);
+	count(trip.subject, &trip.v, skb->len);
+	record_packet(skb, &f, &trip);
+	return trip.v.action == ACTION_BLOCK ? GATE_DROP : GATE_PASS;
+}
+
+/* Whose wall stands at a device: 0 if none does. */
+static __always_inline __u32 wall_at(const struct endpoint_key *key)
+{
+	struct endpoint *ep = endpoint_of(key);
+
+	return ep ? *(volatile __u32 *)&ep->subject : 0;
+}
+
+SEC("cgroup_skb/egress")
+int bouheki_gate(struct __sk_buff *skb)
+{
+	struct endpoint_key key = device_of(skb);
+	struct home *home = bpf_get_local_storage(&homes, 0);
+
+	if (!home->subject)
+		return GATE_DROP;
+	if (key.netns != home->netns) {
+		/* A netns made inside: what leaves it passes a wall of this one. lo leads nowhere. */
+		if (!(home->flags & HOME_EVERYWHERE) || key.ifindex == LOOPBACK_IFINDEX)
+			return GATE_PASS;
+	} else if (key.ifindex == LOOPBACK_IFINDEX) {
+		return judge_at_loopback(skb, home);
+	} else if (wall_at(&key) == home->subject) {
+		return GATE_PASS;
+	}
+	return judge_at_cgroup(skb, home);
+}
+
+/* What comes in to a socket of the cgroup over a device without a wall of its container's: remembered, for its answers. */
+SEC("cgroup_skb/ingress")
+int bouheki_arrival(struct __sk_buff *skb)
+{
+	struct endpoint_key key = device_of(skb);
+	struct home *home = bpf_get_local_storage(&homes, 0);
+	struct flow f = {};
+
+	if (!home->subject || key.ifindex == LOOPBACK_IFINDEX || wall_at(&key) == home->subject)
+		return GATE_PASS;
+	if (parse_packet(skb, &f) && f.frag != FRAG_LATER)
+		note_inbound(home->subject, &f);
+	return GATE_PASS;
+}
+
+/* Is it said to somebody who called first? Nobody knows yet which address the kernel will choose: any of ours will do. */
+static __noinline bool answers_call(const struct trip *trip, const struct home *home, struct tuple *t)
+{
+	struct endpoint_key key = { .netns = home->netns, .ifindex = LOOPBACK_IFINDEX };
+	struct sighting *e = fresh_evidence(trip->evidence, t, trip->now);
+	struct endpoint *own;
+
+	if (e && e->seen & 1) /* DIR_IN */
+		return true;
+	if (!is_unspecified(t->local))
+		return false;
+	own = bpf_map_lookup_elem(&endpoints, &key);
+	if (!own)
+		return false;
+	for (int i = 0; i < MAX_ADDRS; i++) {
+		if (is_ipv4(t->peer) ? i >= own->addrs : i >= own->prefixes)
+			break;
+		if (is_ipv4(t->peer))
+			map_ipv4(t->local, own->addr4[i]);
+		else
+			__builtin_memcpy(t->local, own->onlink[i].addr, 16);
+		e = fresh_evidence(trip->evidence, t, trip->now);
+		if (e && e->seen & 1)
+			return true;
+	}
+	return own->flags & ENDPOINT_MORE; /* the wall knows */
+}
+
+static __always_inline void forget_verdict(struct socket_state *s)
+{
+	if (!s)
+		return;
+	for (int i = 0; i < 3; i++) {
+		__u32 turn = begin_read(s);
+
+		if (begin_write(s, turn)) {
+			s->word = 0;
+			end_write(s, turn);
+			return;
+		}
+		await_writer(s);
+	}
+}
+
+static __always_inline void note_speaker(struct bpf_sock *sk, const struct who *w)
+{
+	struct speaker *s = bpf_sk_storage_get(&speakers, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	bool other;
+
+	if (!s)
+		return; /* no memory: nobody is known to speak, and every section must allow */
+	bpf_spin_lock(&s->lock);
+	other = s->who.pid != w->pid || s->who.inode != w->inode || s->who.uid != w->uid || s->who.gid != w->gid ||
+		s->who.flags != w->flags || *(__u64 *)s->who.comm != *(__u64 *)w->comm ||
+		*(__u64 *)(s->who.comm + 8) != *(__u64 *)(w->comm + 8);
+	if (other)
+		s->who = *w;
+	bpf_spin_unlock(&s->lock);
+	/* Made here and not while the SYN is judged: that took three times as long (two allocations beneath a lock). */
+	bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!other)
+		return;
+	/* The socket's next packets are somebody else's: what it was told about the last one does not hold for them. */
+	forget_verdict(bpf_sk_storage_get(&sockets, sk, 0, 0));
+	forget_verdict(bpf_sk_storage_get(&members, sk, 0, 0));
+}
+
+/* A call: connect(), or sendmsg() that names an address. dst is where to, source what the socket is bound to. */
+static __noinline int judge_call(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct home *home, struct flow *f)
+{
+	struct trip trip = { .v = { .rule = RULE_UNKNOWN } };
+	struct tuple t;
+	struct who w;
+
+	who_calls(home->user_ns, &w);
+	note_speaker(sk, &w);
+	if (!home->subject)
+		return GATE_DROP;
+	if (is_unspecified(f->dst) || is_local(home->netns, f->dst))
+		return GATE_PASS; /* over lo: the kernel takes "any address" for a loopback one */
+	if (!(home->flags & HOME_EVERYWHERE) && bpf_get_netns_cookie(ctx) != home->netns)
+		return GATE_PASS; /* from a netns made inside: it is forwarded, and judged as nobody's */
+	if (!begin(home, &trip))
+		return GATE_DROP;
+	if (has_sections(&trip.stack))
+		choose_views(&trip.stack, trip.subject, &w);
+	if (judge(f, 0, &trip.stack, &trip.v) != ACTION_BLOCK)
+		return GATE_PASS; /* monitor mode: the packet is recorded */
+	if (f->proto != PROTO_TCP) {
+		tuple_of(f, false, &t);
+		if (answers_call(&trip, home, &t))
+			return GATE_PASS;
+	}
+	count(trip.subject, &trip.v, 0);
+	record(f, &trip, &w);
+	return GATE_DROP;
+}
+
+static __always_inline int judge_call4(struct bpf_sock_addr *ctx)
+{
+	struct home *home = bpf_get_local_storage(&homes, 0);
+	struct bpf_sock *sk = ctx->sk;
+	struct flow f = { .proto = ctx->protocol, .dport = bpf_ntohs(ctx->user_port), .addrs = 1, .ports = has_ports(ctx->protocol) };
+
+	if (!sk)
+		return GATE_DROP;
+	map_ipv4(f.dst, ctx->user_ip4);
+	f.sport = sk->src_port;
+	if (sk->src_ip4)
+		map_ipv4(f.src, sk->src_ip4);
+	if (!f.ports)
+		f.dport = 0;
+	return judge_call(ctx, sk, home, &f);
+}
+
+static __always_inline int judge_call6(struct bpf_sock_addr *ctx)
+{
+	struct home *home = bpf_get_local_storage(&homes, 0);
+	struct bpf_sock *sk = ctx->sk;
+	struct flow f = { .proto = ctx->protocol, .dport = bpf_ntohs(ctx->user_port), .addrs = 1, .ports = has_ports(ctx->protocol), .ipv6 = 1 };
+	__u32 *dst = (__u32 *)f.dst, *src = (__u32 *)f.src;
+
+	if (!sk)
+		return GATE_DROP;
+	dst[0] = ctx->user_ip6[0];
+	dst[1] = ctx->user_ip6[1];
+	dst[2] = ctx->user_ip6[2];
+	dst[3] = ctx->user_ip6[3];
+	src[0] = sk->src_ip6[0];
+	src[1] = sk->src_ip6[1];
+	src[2] = sk->src_ip6[2];
+	src[3] = sk->src_ip6[3];
+	f.sport = sk->src_port;
+	if (!f.ports)
+		f.dport = 0;
+	return judge_call(ctx, sk, home, &f);
+}
+
+SEC("cgroup/connect4")
+int bouheki_conn4(struct bpf_sock_addr *ctx) { return judge_call4(ctx); }
+
+SEC("cgroup/connect6")
+int bouheki_conn6(struct bpf_sock_addr *ctx) { return judge_call6(ctx); }
+
+SEC("cgroup/sendmsg4")
+int bouheki_send4(struct bpf_sock_addr *ctx) { return judge_call4(ctx); }
+
+SEC("cgroup/sendmsg6")
+int bouheki_send6(struct bpf_sock_addr *ctx) { return judge_call6(ctx); }

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// Home is what the hooks at a container's cgroup know of it.
+type Home struct {
+	Netns  uint64 // cookie of the container's network namespace
+	UserNS uint32 // inode of its user namespace: who is in another may lie about his executable
+
+	// Everywhere: its sockets are judged in whatever network namespace they are.
+	// Else those of a namespace made inside pass: what they send is forwarded, and
+	// judged at a wall of the container's own.
+	Everywhere bool
+}
+
+const homeEverywhere = 1 // HOME_EVERYWHERE
+
+type cgroupHook struct {
+	program *ebpf.Program
+	at      ebpf.AttachType
+}
+
+func (s *Set) cgroupHooks() []cgroupHook {
+	o := &s.objs
+	return []cgroupHook{
+		{o.BouhekiGate, ebpf.AttachCGroupInetEgress},
+		{o.BouhekiArrival, ebpf.AttachCGroupInetIngress},
+		{o.BouhekiConn4, ebpf.AttachCGroupInet4Connect},
+		{o.BouhekiConn6, ebpf.AttachCGroupInet6Connect},
+		{o.BouhekiSend4, ebpf.AttachCGroupUDP4Sendmsg},
+		{o.BouhekiSend6, ebpf.AttachCGroupUDP6Sendmsg},
+	}
+}
+
+// Gate puts the hooks at the cgroup of a container. Until it returns they refuse
+// whatever the cgroup's sockets send.
+func (s *Set) Gate(cgroup string, subject uint32, home Home) error {
+	dir, err := os.Open(cgroup)
+	if err != nil {
+		return fmt.Errorf("attach to cgroup: %w", err)
+	}
+	defer dir.Close()
+	for _, h := range s.cgroupHooks() {
+		if err := h.attach(dir); err != nil {
+			return err
+		}
+	}
+	id, err := cgroupID(dir)
+	if err != nil {
+		return err
+	}
+	entry := newHome(subject, home)
+	if err := s.objs.Homes.Update(id, &entry, ebpf.UpdateAny); err != nil {
+		return fmt.Errorf("attach to cgroup %s: say whose it is: %w", cgroup, err)
+	}
+	return nil
+}
+
+func newHome(subject uint32, home Home) kernelHome {
+	entry := kernelHome{Netns: home.Netns, Subject: subject, UserNs: home.UserNS}
+	if home.Everywhere {
+		entry.Flags = homeEverywhere
+	}
+	return entry
+}
+
+func cgroupID(dir *os.File) (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		return 0, fmt.Errorf("look at cgroup %s: %w", dir.Name(), err)
+	}
+	return st.Ino, nil
+}
+
+// attach: BPF_F_ALLOW_MULTI is what keeps a program there. One attached without
+// that flag can be detached by any process, with no capability at all, that can
+// open its cgroup's directory.
+func (h cgroupHook) attach(dir *os.File) error {
+	err := link.RawAttachProgram(link.RawAttachProgramOptions{
+		Target: int(dir.Fd()), Program: h.program, Attach: h.at, Flags: unix.BPF_F_ALLOW_MULTI,
+	})
+	// The same program twice is EINVAL at a cgroup.
+	if err != nil && h.attached(dir) != nil {
+		if errors.Is(err, unix.EPERM) {
+			return fmt.Errorf("attach to cgroup %s: a cgroup above it holds a program that allows no other: %w", dir.Name(), err)
+		}
+		return fmt.Errorf("attach to cgroup %s: %w", dir.Name(), err)
+	}
+	return nil
+}
+
+func (h cgroupHook) attached(dir *os.File) error {
+	info, err := h.program.Info()
+	if err != nil {
+		return err
+	}
+	id, _ := info.ID()
+	result, err := link.QueryPrograms(link.QueryOptions{Target: int(dir.Fd()), Attach: h.at})
+	if err != nil {
+		return err
+	}
+	for _, p := range result.Programs {
+		if p.ID == id {
+			return nil
+		}
+	}
+	return syscall.ENOENT
+}
+
+// Gated returns nil if the hooks are at the cgroup, for this container.
+func (s *Set) Gated(cgroup string, subject uint32, home Home) error {
+	dir, err := os.Open(cgroup)
+	if err != nil {
+		return fmt.Errorf("check cgroup: %w", err)
+	}
+	defer dir.Close()
+	for _, h := range s.cgroupHooks() {
+		if err := h.attached(dir); err != nil {
+			return fmt.Errorf("check cgroup %s: bouheki's program is not in its place", cgroup)
+		}
+	}
+	id, err := cgroupID(dir)
+	if err != nil {
+		return err
+	}
+	var present kernelHome
+	if err := s.objs.Homes.Lookup(id, &present); err != nil || present != newHome(subject, home) {
+		return fmt.Errorf("check cgroup %s: its programs are another container's", cgroup)
+	}
+	return nil
+}
+
+// Ungate takes the hooks away. A cgroup that is gone is no error.
+func (s *Set) Ungate(cgroup string) (err error) {
+	dir, e := os.Open(cgroup)
+	if errors.Is(e, fs.ErrNotExist) {
+		return nil // the attachments went with the cgroup
+	}
+	if e != nil {
+		return fmt.Errorf("detach from cgroup: %w", e)
+	}
+	defer dir.Close()
+	for _, h := range s.cgroupHooks() {
+		if h.attached(dir) != nil {
+			continue
+		}
+		e := link.RawDetachProgram(link.RawDetachProgramOptions{Target: int(dir.Fd()), Program: h.program, Attach: h.at})
+		if e != nil && !gone(e) {
+			err = errors.Join(err, fmt.Errorf("detach from cgroup %s: %w", cgroup, e))
+		}
+	}
+	return err
+}
