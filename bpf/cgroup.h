@@ -73,6 +73,11 @@ static __noinline int judge_at_cgroup(struct __sk_buff *skb, const struct home *
 		judge_fragment(&f, &trip);
 	} else {
 		sender = sender_of(skb, f.proto, &sk);
+		/* A SYN-ACK: at a cgroup the kernel shows the listener for its request. What it says to one is no other's. */
+		if (sender == SENDER_TCP && sk && sk->state == BPF_TCP_LISTEN) {
+			sender = SENDER_KERNEL;
+			sk = 0;
+		}
 		judge_flow(skb, &f, &trip, sk, sk ? bpf_sk_storage_get(&members, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0, sender);
 		if (f.frag == FRAG_FIRST)
 			note_fragment(&f, &trip);

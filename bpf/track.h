@@ -215,8 +215,6 @@ static __always_inline enum sender sender_of(struct __sk_buff *skb, __u8 proto, 
 		return is_kernel_socket(skb) ? SENDER_KERNEL : SENDER_RAW;
 	if (sk->protocol != proto)
 		return SENDER_RAW;
-	if (sk->state == BPF_TCP_LISTEN && proto == PROTO_TCP)
-		return SENDER_KERNEL; /* a SYN-ACK, at a cgroup: there the kernel shows the listener for its request */
 	*full = sk;
 	sender = SENDER_OTHER;
 	if (sk->type == SOCK_STREAM && proto == PROTO_TCP)
