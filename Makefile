@@ -3,7 +3,8 @@
 #   make            builds the programs into bin/
 #   make demo       shows bouheki at work on a throw-away host            (root)
 #   make test       runs every test; what was skipped stands at the end   (root)
-#   make bench      prints the benchmark tables                           (root)
+#   make bench      prints the benchmark tables, 5 minutes                (root)
+#                   BENCH='cost memory': some parts; BENCH=-help: parts and flags
 #   make lint       formatting, vet, staticcheck, import rules
 #   make generate   compiles bpf/ anew (the result is committed)
 #   make install    DESTDIR, PREFIX, CNI_BIN_DIR, HOOKS_DIR
@@ -55,8 +56,11 @@ test: go
 	@go run ./test/suite
 
 bench: go
-	@test/packages demo
-	@go test -run '^$$' -bench . -benchmem -exec $(BOX) ./...
+	@test/packages bench
+	@go build -trimpath -ldflags '-s -w' -o bin/test/bench/ ./cmd/bouheki-hook ./cmd/bouheki-cni ./test/bench
+	@go test -c -o bin/test/bench/enforce.test ./pkg/enforce
+	@$(BOX) bin/test/bench/bench -hook bin/test/bench/bouheki-hook -cni bin/test/bench/bouheki-cni \
+		-enforce bin/test/bench/enforce.test -version '$(VERSION)' $(BENCH)
 
 lint: go
 	@go run ./test/suite -only format,vet,staticcheck,rules

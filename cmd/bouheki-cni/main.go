@@ -110,20 +110,35 @@ func (p *plugin) read(args *skel.CmdArgs) (*enforce.CNICall, enforce.Config, *ty
 func (p *plugin) add(args *skel.CmdArgs) error {
 	call, host, err := p.read(args)
 	if err != nil {
+		// Not every engine shows its users what a plugin says.
+		if host, e := enforce.LoadConfig(call.Config()); e == nil {
+			p.keep(host, call, err)
+		}
 		return err
 	}
 	result, e := call.Result()
 	if e != nil {
-		return failure(types.ErrInvalidNetworkConfig, e)
+		err = failure(types.ErrInvalidNetworkConfig, e)
+	} else if e := host.CNIAdd(call); e != nil {
+		err = refusal(e)
 	}
-	if e := host.CNIAdd(call); e != nil {
-		if e := host.CNIReject(call, "ADD", e); e != nil {
-			fmt.Fprintf(p.stderr, "bouheki: %v\n", e)
-		}
-		return refusal(e)
+	if err != nil {
+		p.keep(host, call, err)
+		return err
 	}
 	p.result = result
 	return nil
+}
+
+// keep keeps a refusal for `bouheki logs`.
+func (p *plugin) keep(host enforce.Config, call *enforce.CNICall, refused *types.Error) {
+	reason := strings.TrimPrefix(refused.Msg, "bouheki: ")
+	if refused.Details != "" {
+		reason += "\n" + refused.Details
+	}
+	if err := host.CNIReject(call, "ADD", errors.New(reason)); err != nil {
+		fmt.Fprintf(p.stderr, "bouheki: %v\n", err)
+	}
 }
 
 // del goes on without what can't be read: the configuration may have been changed, or

@@ -71,7 +71,7 @@ func setUpUpdate(flags *pflag.FlagSet) action {
 
 func (e *env) tellUpdated(updated []enforce.Updated) error {
 	for _, u := range updated {
-		if !u.Done {
+		if u.Err != nil {
 			continue
 		}
 		verb, with := "unchanged", ""

@@ -102,7 +102,7 @@ func (s *Set) Install(setup Setup) (err error) {
 	if err := s.AddMatches(setup.Subject, setup.Layers); err != nil {
 		return err
 	}
-	if err := s.setStack(setup.Subject, stack, setup.Generation); err != nil {
+	if err := s.switchStacks(stack, map[uint32]uint64{setup.Subject: setup.Generation}); err != nil {
 		return err
 	}
 	if err := s.putLocals(setup); err != nil {
@@ -130,12 +130,8 @@ func (s *Set) prepare(setup Setup) (steps []func() error, close func(), err erro
 		if err != nil {
 			return nil, nil, err
 		}
-		for _, m := range []*ebpf.Map{f.prefixes, f.intervals, f.furthers} {
-			if m != nil {
-				open = append(open, m)
-			}
-		}
-		steps = append(steps, s.publish(f)...)
+		open = append(open, f)
+		steps = append(steps, s.publish(f))
 	}
 	for _, own := range []struct {
 		outer *ebpf.Map
@@ -169,67 +165,6 @@ func (s *Set) prepare(setup Setup) (steps []func() error, close func(), err erro
 
 // RECENT_SLOTS + MUTE_SLOTS of bouheki.h: an array of another size is refused by the outer map.
 const memorySlots = 512
-
-func newStack(layers []Layer) (stack kernelStack, err error) {
-	if len(layers) == 0 || len(layers) > len(stack.Table) {
-		return stack, fmt.Errorf("protect container: %d policies, 1 to %d can hold", len(layers), len(stack.Table))
-	}
-	for i, layer := range layers {
-		stack.Table[i] = layer.Table
-		stack.Mode[i] = uint8(kernelActionACTION_BLOCK)
-		if len(layer.Matches) > 0 {
-			stack.View[i] = tables.ViewUnknown // until the kernel knows who sends
-		}
-		if layer.Monitor {
-			stack.Mode[i] = uint8(kernelActionACTION_MONITOR)
-		}
-	}
-	stack.Layers = uint8(len(layers))
-	return stack, nil
-}
-
-// setStack writes the stack that is not in use, then makes it the one that is.
-func (s *Set) setStack(number uint32, stack kernelStack, generation uint64) error {
-	var subject kernelSubject
-	if err := s.objs.Subjects.Lookup(number, &subject); err != nil {
-		return fmt.Errorf("read policy of container: %w", err)
-	}
-	slot := (subject.Word & 1) ^ 1
-	subject.Stack[slot] = stack
-	if err := s.objs.Subjects.Put(number, &subject); err != nil {
-		return fmt.Errorf("write policy of container: %w", err)
-	}
-	subject.Word = generation<<1 | slot
-	if err := s.objs.Subjects.Put(number, &subject); err != nil {
-		return fmt.Errorf("write policy of container: %w", err)
-	}
-	return nil
-}
-
-// Update changes the policy of a running container. A packet is judged by the old
-// policy or by the new one; a connection by the new one from its next packet on.
-func (s *Set) Update(subject uint32, generation uint64, layers []Layer, new map[uint32]*tables.Tables) error {
-	stack, err := newStack(layers)
-	if err != nil {
-		return err
-	}
-	var steps []func() error
-	for number, t := range new {
-		f, err := fill(number, t)
-		if err != nil {
-			return err
-		}
-		defer f.close()
-		steps = append(steps, s.publish(f)...)
-	}
-	if err := s.together(steps...); err != nil {
-		return err
-	}
-	if err := s.AddMatches(subject, layers); err != nil {
-		return err
-	}
-	return s.setStack(subject, stack, generation)
-}
 
 // newEndpoints spells a setup's entries of the endpoints map: the device at
 // which each wall stands, the container's end of it, and lo for its netns.
@@ -334,8 +269,11 @@ func (s *Set) dropLocals(subject uint32) (err error) {
 // Holds returns nil if the kernel has all that Install would bring, and else what
 // is missing first. It changes nothing.
 func (s *Set) Holds(setup Setup) error {
-	if !s.Taken(setup.Subject) {
+	switch {
+	case !s.Taken(setup.Subject):
 		return fmt.Errorf("check container: the kernel holds no policy for number %d", setup.Subject)
+	case !s.Under(setup.Subject, setup.Layers):
+		return errors.New("check container: the kernel holds another policy than its record names: an update of it was interrupted, `bouheki update` brings it to its end")
 	}
 	endpoints, err := newEndpoints(setup)
 	if err != nil {
@@ -401,23 +339,4 @@ func (s *Set) Discard(subject uint32) error {
 		err = errors.Join(err, s.deleteEndpoint(kernelEndpointKey{Netns: entry.Device.Netns, Ifindex: entry.Device.Index}))
 	}
 	return errors.Join(err, s.forget(subject))
-}
-
-// TablesInUse returns the numbers of the tables that judge somebody.
-func (s *Set) TablesInUse() (map[uint32]bool, error) {
-	used := map[uint32]bool{}
-	for n := uint32(1); n <= s.sizes.Containers; n++ {
-		var k kernelSubject
-		if err := s.objs.Subjects.Lookup(n, &k); err != nil {
-			return nil, fmt.Errorf("read policy of container: %w", err)
-		}
-		if k.Word == 0 {
-			continue
-		}
-		stack := k.Stack[k.Word&1]
-		for _, table := range stack.Table[:min(int(stack.Layers), len(stack.Table))] {
-			used[table] = true
-		}
-	}
-	return used, nil
 }

@@ -54,11 +54,16 @@ func drop(outer *ebpf.Map, number uint32) func() error {
 // periods so far: the part of a container's start that is not ours.
 func (s *Set) Waited() time.Duration { return s.waited }
 
-// together runs steps that each wait for an RCU grace period, so that they wait
-// for the same one.
+// together is [together], its time added to what was waited.
 func (s *Set) together(steps ...func() error) error {
 	start := time.Now()
 	defer func() { s.waited += time.Since(start) }()
+	return together(steps...)
+}
+
+// together runs steps that each wait for an RCU grace period, so that they wait
+// for the same one.
+func together(steps ...func() error) error {
 	var g errgroup.Group
 	for _, step := range steps {
 		g.Go(step)

@@ -220,7 +220,7 @@ func (q *sequence) begin() error {
 // update changes the policy.
 func (q *sequence) update(to diffStack) error {
 	q.generation++
-	if err := q.set.Update(q.subject, q.generation, to.kernel(), nil); err != nil {
+	if err := force(q.set, q.subject, q.generation, to.kernel()); err != nil {
 		return err
 	}
 	if q.model.spoil.lazy && len(q.model.force) > 0 {

@@ -19,12 +19,14 @@ type filled struct {
 	prefixes, intervals, furthers *ebpf.Map // furthers is nil without `source`
 }
 
-func (f *filled) close() {
+// Close closes the file descriptors.
+func (f *filled) Close() error {
 	for _, m := range []*ebpf.Map{f.prefixes, f.intervals, f.furthers} {
 		if m != nil {
 			m.Close()
 		}
 	}
+	return nil
 }
 
 func trieSpec(name string, entries int) *ebpf.MapSpec {
@@ -46,7 +48,7 @@ func fill(number uint32, t *tables.Tables) (f *filled, err error) {
 	f = &filled{number: number}
 	defer func() {
 		if err != nil {
-			f.close()
+			f.Close()
 		}
 	}()
 	if f.prefixes, err = fillTrie("b_prefixes", len(t.Prefixes), func(i int) (kernelPrefixKey, kernelPrefix) {
@@ -105,29 +107,36 @@ func fillTrie(name string, n int, entry func(int) (kernelPrefixKey, kernelPrefix
 	return m, nil
 }
 
-// publish returns the outer updates that make the tables reachable. Each waits
-// for a grace period of its own; they may run at the same time.
-func (s *Set) publish(f *filled) []func() error {
-	steps := []func() error{put(s.objs.Prefixes, f.number, f.prefixes)}
+// publish returns the step that makes the tables reachable. Their prefixes come last, so
+// that [Set.HasTable] never takes for whole what somebody died over; what such a one
+// left under the number, `source` above all, is gone by then.
+func (s *Set) publish(f *filled) func() error {
+	first := []func() error{drop(s.objs.Intervals, f.number), drop(s.objs.Sources, f.number)}
 	if f.intervals != nil {
-		steps = append(steps, put(s.objs.Intervals, f.number, f.intervals))
+		first[0] = put(s.objs.Intervals, f.number, f.intervals)
 	}
 	if f.furthers != nil {
-		steps = append(steps, put(s.objs.Sources, f.number, f.furthers))
+		first[1] = put(s.objs.Sources, f.number, f.furthers)
 	}
-	return steps
+	return func() error {
+		if err := together(first...); err != nil {
+			return err
+		}
+		return put(s.objs.Prefixes, f.number, f.prefixes)()
+	}
 }
 
-// RemoveTable takes a table out of the kernel. No stack may name it any more.
+// RemoveTable takes a table out of the kernel, its prefixes first: what is left if the
+// caller dies is no table. No stack may name it any more.
 func (s *Set) RemoveTable(number uint32) error {
-	return s.together(
-		drop(s.objs.Prefixes, number),
-		drop(s.objs.Intervals, number),
-		drop(s.objs.Sources, number),
-	)
+	if err := s.together(drop(s.objs.Prefixes, number)); err != nil {
+		return err
+	}
+	return s.together(drop(s.objs.Intervals, number), drop(s.objs.Sources, number))
 }
 
-// HasTable says whether a table's number is taken in the kernel.
+// HasTable says whether the kernel has a table, all of it. What remains of half a table
+// is no table: its number may be used.
 func (s *Set) HasTable(number uint32) bool {
 	var id uint32
 	return s.objs.Prefixes.Lookup(number, &id) == nil

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/bouheki/bouheki/pkg/datapath"
 	"github.com/bouheki/bouheki/pkg/runtime"
 	"github.com/bouheki/bouheki/pkg/store"
 )
@@ -127,6 +128,47 @@ func (c Config) recorded(path string) []store.Record {
 	}
 	records, _ := s.RecordsIn(cookie)
 	return records
+}
+
+// concernsPlug says, without the lock, whether an ADD has something to do although
+// nobody asks for it: because the container is under a policy already. The error says
+// that this can't be told: an open way out beside a policy would be the end of it.
+func (c Config) concernsPlug(call *CNICall) (bool, error) {
+	if requireRoot() != nil {
+		return false, nil // who is not root has put nothing under a policy
+	}
+	s, err := store.View(c.dirs())
+	if err != nil {
+		return false, err
+	}
+	defer s.Close()
+	switch {
+	case len(c.recorded(call.Netns)) > 0:
+		return true, nil
+	case c.lost(call.Netns):
+		return false, fmt.Errorf("connect network %q: the container is under a policy, but its record is lost, so it is not known what to put the new interface under\nhint: start the container anew", call.network.Name)
+	}
+	return false, nil
+}
+
+// lost says whether the kernel holds a policy for the network namespace at path: asked
+// where no record names it. Where the pins are lost too, nobody can say.
+func (c Config) lost(path string) bool {
+	s, set, err := c.view()
+	if err != nil {
+		return false
+	}
+	defer s.Close()
+	if set == nil {
+		return false
+	}
+	defer set.Close()
+	cookie, err := runtime.NetnsCookie(path)
+	if err != nil {
+		return false
+	}
+	entries, _ := set.Endpoints()
+	return slices.ContainsFunc(entries, func(e datapath.Entry) bool { return e.Device.Netns == cookie })
 }
 
 // covered says whether the CNI plugin has covered the network of a process: then the

@@ -35,8 +35,10 @@ func (c Config) CNIAdd(call *CNICall) error {
 	if err != nil {
 		return err
 	}
-	if len(layers) == 0 && len(c.recorded(call.Netns)) == 0 {
-		return nil
+	if len(layers) == 0 {
+		if concerned, err := c.concernsPlug(call); err != nil || !concerned {
+			return err
+		}
 	}
 	if err := requireRoot(); err != nil {
 		return err
@@ -86,16 +88,19 @@ func (e *enforcer) plugIn(call *CNICall, box *runtime.Sandbox, fresh []store.Int
 	})
 	if len(whole) > 0 {
 		for i := range whole {
+			if err := call.repeats(whole[i]); err != nil {
+				return err
+			}
 			whole[i].NetnsPath = box.Netns.Path
 		}
-		return e.extend(call, whole, fresh, wish, records)
+		return e.extend(call, whole, fresh, wish)
 	}
 	networks := []store.Network{call.says()}
 	layers, err := e.config.sourcesIn(wish, networks)
 	if err != nil || len(layers) == 0 {
 		return err
 	}
-	resolved, new, err := e.whole(layers, records)
+	resolved, new, err := e.resolve(layers)
 	if err != nil {
 		return err
 	}
@@ -120,30 +125,26 @@ func (e *enforcer) plugIn(call *CNICall, box *runtime.Sandbox, fresh []store.Int
 	return e.install(rec, new)
 }
 
-func (call *CNICall) via() string { return "cni:" + call.network.Name }
-
-// whole resolves layers, and never returns tables that somebody died over while he
-// filled them: those that a container is under are whole.
-func (e *enforcer) whole(layers []source, records []store.Record) ([]store.Layer, map[uint32]*tables.Tables, error) {
-	resolved, new, err := e.resolve(layers)
-	if err != nil {
-		return nil, nil, err
+// repeats refuses an ADD that was there before, for the same interface, and said
+// something else: if bouheki-cni stands twice in a network's plugins the second would
+// take back what the first one said.
+func (call *CNICall) repeats(r store.Record) error {
+	says := call.says()
+	before := slices.IndexFunc(r.Networks, func(n store.Network) bool { return n.Name == says.Name && n != says })
+	its := func(i store.Interface) bool { return i.Attachment == call.attachment() && present(r, i) }
+	if before < 0 || !slices.ContainsFunc(r.Interfaces, its) {
+		return nil
 	}
-	for _, l := range resolved {
-		serves := func(r store.Record) bool {
-			return r.State == store.Attached && slices.ContainsFunc(r.Layers, func(its store.Layer) bool { return its.Table == l.Table })
-		}
-		if new[l.Table] == nil && !slices.ContainsFunc(records, serves) {
-			return e.resolveWhole(layers)
-		}
-	}
-	return resolved, new, nil
+	return fmt.Errorf("connect network %q: it says policy %q and floor %q, and for the same interface it has said %q and %q\nhint: put bouheki-cni into its plugins once",
+		says.Name, says.Policy, says.Floor, r.Networks[before].Policy, r.Networks[before].Floor)
 }
+
+func (call *CNICall) via() string { return "cni:" + call.network.Name }
 
 // extend adds interfaces to a container that is under its policy already: from
 // another network, or from the hook, which `ctr run --cni` calls first. In a pod each
 // container has a record of its own; all of them have the same wall.
-func (e *enforcer) extend(call *CNICall, before []store.Record, fresh []store.Interface, wish Wish, records []store.Record) (err error) {
+func (e *enforcer) extend(call *CNICall, before []store.Record, fresh []store.Interface, wish Wish) (err error) {
 	after := make([]store.Record, len(before))
 	for i, r := range before {
 		if r.Networks, err = addNetwork(r.Networks, call.says()); err != nil {
@@ -164,112 +165,78 @@ func (e *enforcer) extend(call *CNICall, before []store.Record, fresh []store.In
 		}
 		after[i] = r
 	}
-	new, err := e.reconsider(before, after, records)
+	old := networkOf(before...)
+	sources, err := e.config.reconsider(old, after)
 	if err != nil {
 		return err
+	}
+	layers, new := old.before, map[uint32]*tables.Tables(nil)
+	if sources != nil {
+		if layers, new, err = e.resolve(sources); err != nil {
+			return err
+		}
 	}
 	// From here on a death leaves something that a DEL or a sweep can find.
 	if err := e.putAll(after, before); err != nil {
 		return err
 	}
 	defer func() {
-		if err != nil {
-			err = errors.Join(err, e.putAll(before, nil))
+		if err != nil { // the old policy over a new network, or the new one over the old networks only: neither was asked for
+			_, back := e.switchOne(old, old.before, nil)
+			err = errors.Join(err, back)
 		}
 	}()
-	changed := !sameTables(before[0].Layers, after[0].Layers)
-	if changed {
-		if err := e.file(before[0], records); err != nil {
-			return err
-		}
-		if err := e.change(after, new); err != nil {
-			return err
-		}
+	now, err := e.switchOne(networkOf(after...), layers, new)
+	if err != nil {
+		return err
 	}
-	// The old policy over a new network, or the new one over the old networks only: neither was asked for.
-	defer func() {
-		if err != nil && changed {
-			err = errors.Join(err, e.change(before, nil))
-		}
-	}()
-	part := after[0]
+	part := now[0]
 	part.Interfaces = fresh
 	setup, err := newSetup(part)
 	if err != nil {
 		return err
 	}
-	if err := e.set.Extend(setup); err != nil {
-		return err
-	}
-	return e.putAll(after, nil)
+	return e.set.Extend(setup)
 }
 
-// reconsider finds the layers of containers anew if what is asked of them changes, and
-// leaves alone what an administrator may have updated since. It returns the tables
-// that the kernel does not hold.
-func (e *enforcer) reconsider(before, after []store.Record, records []store.Record) (map[uint32]*tables.Tables, error) {
-	all := map[uint32]*tables.Tables{}
-	for i := range after {
-		old, _ := common(before[i].Networks)
-		now, err := common(after[i].Networks)
+// reconsider says what containers that share a network are to be under if what is asked
+// of them has changed; nil: what they are under. What an administrator has chosen for
+// them since stays, as does a policy that nobody names now (the host's default of then).
+func (c Config) reconsider(old network, after []store.Record) (sources []source, err error) {
+	changed := false
+	for i, r := range after {
+		was, _ := common(old.members[i].Networks)
+		now, err := common(r.Networks)
 		if err != nil {
 			return nil, err
 		}
-		if old == now && equalAsked(before[i].Asked, after[i].Asked) {
-			continue
+		asked := !equalAsked(old.members[i].Asked, r.Asked)
+		changed = changed || asked || was != now
+		r.Layers = old.before
+		its, _, err := c.resources(r, "")
+		switch {
+		case err != nil:
+		case r.Chosen == "" && (asked || was.Policy != now.Policy):
+			its, err = c.sourcesIn(wishOf(r.Asked), r.Networks)
+		case asked:
+			tighten(its, r.Asked.Inline)
 		}
-		layers, err := e.config.sourcesIn(wishOf(after[i].Asked), after[i].Networks)
 		if err != nil {
 			return nil, err
 		}
-		if len(layers) == 0 {
-			continue
+		if i > 0 && !slices.EqualFunc(its, sources, sameSource) {
+			return nil, fmt.Errorf("connect network: it would put %s under %s, and %s, in the same network, under %s\nhint: give both the same policy", title(after[0]), sourceNames(sources), title(r), sourceNames(its))
 		}
-		resolved, new, err := e.whole(layers, records)
-		if err != nil {
-			return nil, err
-		}
-		after[i].Layers = resolved
-		for id, t := range new {
-			all[id] = t
-		}
+		sources = its
 	}
-	for _, r := range after[1:] {
-		if !sameTables(r.Layers, after[0].Layers) {
-			return nil, fmt.Errorf("connect network: it would put %s under %s, and %s, in the same network, under %s\nhint: give both the same policy", title(after[0]), policies(after[0].Layers), title(r), policies(r.Layers))
-		}
+	if !changed {
+		return nil, nil
 	}
-	return all, nil
+	return sources, nil
 }
 
 func equalAsked(a, b store.Asked) bool {
 	return a.Policy == b.Policy && equalInline(a.Inline, b.Inline)
-}
-
-// change puts containers that share a network under the layers of their records.
-func (e *enforcer) change(members []store.Record, new map[uint32]*tables.Tables) error {
-	setup, err := newSetup(store.Record{Layers: members[0].Layers})
-	if err != nil {
-		return err
-	}
-	now := generation()
-	for i := range members {
-		members[i].Generation = now
-	}
-	return e.set.Update(members[0].Subject, now, setup.Layers, new)
-}
-
-// putAll writes records; if one can't be written those before it are put back.
-func (e *enforcer) putAll(records, back []store.Record) (err error) {
-	for i, r := range records {
-		if err = e.store.Put(r); err != nil {
-			for j := range back[:min(i, len(back))] {
-				err = errors.Join(err, e.store.Put(back[j]))
-			}
-			return err
-		}
-	}
-	return nil
 }
 
 // addNetwork notes that a container is in a network; what it said earlier no longer counts.

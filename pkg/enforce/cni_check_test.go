@@ -112,6 +112,9 @@ func TestCNIGC(t *testing.T) {
 		t.Errorf("one of this network is not valid: %+v", rec)
 	}
 	r.stuck(t, "collected")
+	if err := r.config.CNIGC(r.cniCall(t, "net2", "eth1")); err == nil || !strings.Contains(err.Error(), "valid-attachments is missing") {
+		t.Errorf("GC of who knows what: %v", err)
+	}
 	mustDo(t, r.config.CNIGC(r.cniCall(t, "net3", "eth0", valid())))
 	if rec := r.one(t); len(rec.Interfaces) != 1 {
 		t.Errorf("GC of another network: %+v", rec)

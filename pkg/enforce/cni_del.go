@@ -4,6 +4,7 @@ package enforce
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -46,8 +47,12 @@ func (c Config) CNIDel(call *CNICall) error {
 }
 
 // CNIGC lets go of all interfaces in a network that the runtime does not name as
-// still attached.
+// still attached. A runtime that names nothing at all, not even an empty list, has
+// not said that everything is gone.
 func (c Config) CNIGC(call *CNICall) error {
+	if call.network.Valid == nil {
+		return fmt.Errorf("collect network %q: cni.dev/valid-attachments is missing, so what is still attached is not known", call.network.Name)
+	}
 	stale := func(a store.Attachment) bool {
 		return a.Network == call.network.Name &&
 			!slices.Contains(call.network.Valid, runtime.Attached{Container: a.Container, Interface: a.Interface})

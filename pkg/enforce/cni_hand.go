@@ -46,39 +46,26 @@ func inherit(rec *store.Record, old store.Record) {
 
 // takeOver makes the plugin's record of a container the hook's. Walls that stand, what
 // came in before and what was recorded stay as they are.
-func (e *enforcer) takeOver(pod, rec store.Record, new map[uint32]*tables.Tables, records []store.Record) (err error) {
-	if err := e.file(pod, records); err != nil {
-		return err
-	}
-	filed, err := e.store.Filed(pod.Key)
-	if err != nil {
-		return err
-	}
-	rec.State = store.Preparing
-	if err := errors.Join(e.store.Put(rec), e.store.SetFiled(rec.Key, filed)); err != nil {
+func (e *enforcer) takeOver(pod, rec store.Record, new map[uint32]*tables.Tables) (err error) {
+	layers := rec.Layers
+	rec.Layers, rec.Generation, rec.State = pod.Layers, pod.Generation, store.Preparing
+	if err := e.store.Put(rec); err != nil {
 		return err
 	}
 	defer func() {
-		if err != nil { // the plugin's record stands as before
-			err = errors.Join(err, e.set.Ungate(rec.CgroupPath), e.store.Remove(rec.Key))
+		if err != nil { // the plugin's record stands as before, and what it says holds
+			_, back := e.switchOne(networkOf(pod), pod.Layers, nil)
+			err = errors.Join(err, back, e.set.Ungate(rec.CgroupPath), e.store.Remove(rec.Key))
 		}
 	}()
 	if err := e.set.Gate(rec.CgroupPath, rec.Subject, home(rec)); err != nil {
 		return err
 	}
-	changed := !sameTables(pod.Layers, rec.Layers)
-	if changed {
-		members := []store.Record{rec}
-		if err := e.change(members, new); err != nil {
-			return err
-		}
-		rec.Generation = members[0].Generation
+	now, err := e.switchOne(networkOf(rec), layers, new)
+	if err != nil {
+		return err
 	}
-	defer func() {
-		if err != nil && changed {
-			err = errors.Join(err, e.change([]store.Record{pod}, nil))
-		}
-	}()
+	rec = now[0]
 	// Interfaces of networks without the plugin have no wall yet; addresses may be new.
 	setup, err := newSetup(rec)
 	if err != nil {
@@ -88,7 +75,9 @@ func (e *enforcer) takeOver(pod, rec store.Record, new map[uint32]*tables.Tables
 		return err
 	}
 	rec.State = store.Attached
-	if err := e.store.Put(rec); err != nil {
+	// Its recorder goes on, and so does the cursor.
+	filed, err := e.store.Filed(pod.Key)
+	if err := errors.Join(err, e.store.Put(rec), e.store.SetFiled(rec.Key, filed)); err != nil {
 		return err
 	}
 	return e.store.Remove(pod.Key)

@@ -4,6 +4,7 @@ package enforce
 
 import (
 	"errors"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -99,4 +100,50 @@ func TestReconnect(t *testing.T) {
 	if rec := r.one(t); rec.Key.Cgroup == 0 || len(rec.Interfaces) != 1 {
 		t.Errorf("connected again: %+v", rec)
 	}
+}
+
+// Who loses the records freezes the policy: a network that says nothing must not be an
+// open way out beside it.
+func TestConnectAfterLoss(t *testing.T) {
+	r := newRig(t)
+	call := r.cniCall(t, "net", "eth0", `"policy": "web"`)
+	mustDo(t, r.config.CNIAdd(call))
+	mustDo(t, os.RemoveAll(r.config.State))
+	r.plugDevice(t, "eth1", "veth2", 89, false)
+	for range 2 {
+		if err := r.config.CNIAdd(r.cniCall(t, "net2", "eth1")); err == nil || !strings.Contains(err.Error(), "its record is lost") {
+			t.Fatalf("a network that says nothing: %v", err)
+		}
+	}
+	r.holds(t, "without a record")
+	mustDo(t, r.config.CNIDel(call))
+	r.holds(t, "after a DEL")
+	mustDo(t, r.config.CNIAdd(call)) // it says what the container is to be under
+	r.holds(t, "added again")
+	mustDo(t, r.config.CNIAdd(r.cniCall(t, "net2", "eth1")))
+	if rec := r.one(t); len(rec.Interfaces) != 2 {
+		t.Errorf("connected: %+v", rec)
+	}
+	mustDo(t, r.config.CNIDel(call))
+	mustDo(t, r.config.CNIDel(r.cniCall(t, "net2", "eth1")))
+	if records := r.records(t); len(records) != 0 {
+		t.Errorf("records at the end: %+v", records)
+	}
+}
+
+// The plugin twice in a chain: the second must not take back what the first one said.
+func TestTwiceInAChain(t *testing.T) {
+	r := newRig(t)
+	r.policy(t, "all", `allow = ["*"]`)
+	mustDo(t, r.config.CNIAdd(r.cniCall(t, "net", "eth0", `"policy": "web"`)))
+	for _, keys := range []string{`"policy": "all"`, `"floor": "all"`, `"dns": {}`} {
+		if err := r.config.CNIAdd(r.cniCall(t, "net", "eth0", keys)); err == nil || !strings.Contains(err.Error(), "for the same interface") {
+			t.Errorf("%s: %v", keys, err)
+		}
+	}
+	r.holds(t, "after the others")
+	if rec := r.one(t); policies(rec.Layers) != "web" {
+		t.Errorf("layers: %+v", rec.Layers)
+	}
+	mustDo(t, r.config.CNIAdd(r.cniCall(t, "net", "eth0", `"policy": "web"`)))
 }

@@ -156,7 +156,7 @@ func TestCNIAlone(t *testing.T) {
 // Nobody asks for anything: nothing is touched, not even a directory made.
 func TestCNIWithoutPolicy(t *testing.T) {
 	r := newRig(t)
-	call := r.cniCall(t, "net", "eth0")
+	call := r.cniCall(t, "net", "eth0", `"cni.dev/valid-attachments": []`)
 	for _, f := range []func(*CNICall) error{r.config.CNIAdd, r.config.CNICheck, r.config.CNIDel, r.config.CNIGC} {
 		mustDo(t, f(call))
 	}

@@ -37,10 +37,16 @@
 //   - networks of one container may each leave a policy to the others, and may not
 //     contradict each other
 //
+// # Update
+//
+// What a running container is judged by changes in one way, switchTo: the kernel first,
+// then the record. `bouheki update` explains whom it is for and what it may change, see
+// [Config.Update].
+//
 // # Release
 //
-// A record goes when its life is over: its cgroup is gone or empty, or its devices
-// are. Never because of its ID alone: `podman restart` with runc runs the old
+// A record goes when its life is over: its cgroup is gone or empty, or, if only the CNI
+// plugin knows it, its devices are gone. Never because of its ID alone: `podman restart` with runc runs the old
 // life's poststop when the new life's network is already up. Events that nobody
 // has filed are filed first. Releasing never fails the caller.
 package enforce

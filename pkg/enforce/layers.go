@@ -25,8 +25,12 @@ const (
 	KindOwn     = "own"
 )
 
-// InlineName is the policy name of rules that stand in annotations alone.
+// InlineName is the policy name of rules that stand in annotations alone. No policy may
+// be called so: asked for by that name, with `allow` beside it, an image's annotations
+// would be a policy of their own where the host lets them only tighten its default.
 const InlineName = "annotations"
+
+var errInlineName = fmt.Errorf("choose policy %q: this is what rules in annotations alone are called\nhint: give the policy another name", InlineName)
 
 // Wish is what a container's annotations ask for.
 type Wish runtime.Annotations
@@ -49,6 +53,18 @@ type source struct {
 	trusted bool // the rules in place may widen
 }
 
+func sameSource(a, b source) bool {
+	return a.kind == b.kind && a.name == b.name && a.trusted == b.trusted && equalInline(a.inline, b.inline)
+}
+
+func sourceNames(sources []source) string {
+	var all []string
+	for _, s := range sources {
+		all = append(all, s.name)
+	}
+	return strings.Join(all, " + ")
+}
+
 // sources decides the layers of a container that is in no network which says
 // anything.
 func (c Config) sources(w Wish) ([]source, error) { return c.sourcesIn(w, nil) }
@@ -61,13 +77,10 @@ func (c Config) sourcesIn(w Wish, networks []store.Network) ([]source, error) {
 	if err != nil {
 		return nil, err
 	}
-	var layers []source
-	if c.Floor != "" {
-		layers = append(layers, source{kind: KindFloor, name: c.Floor})
+	if slices.Contains([]string{w.Policy, net.Policy, net.Floor, c.Default, c.Floor}, InlineName) {
+		return nil, errInlineName
 	}
-	if net.Floor != "" && net.Floor != c.Floor {
-		layers = append(layers, source{kind: KindNetwork, name: net.Floor})
-	}
+	layers := c.floors(net)
 	own := source{kind: KindOwn, name: cmp.Or(net.Policy, c.Default), inline: w.inline(), trusted: c.Inline == InlineTrusted}
 	rules := len(w.Allow)+len(w.Deny) > 0 || w.Mode != ""
 	if rules && c.Inline == InlineNever {
@@ -86,6 +99,17 @@ func (c Config) sourcesIn(w Wish, networks []store.Network) ([]source, error) {
 		own.name = InlineName
 	}
 	return append(layers, own), nil
+}
+
+// floors are the layers that hold whatever the own policy is.
+func (c Config) floors(net store.Network) (layers []source) {
+	if c.Floor != "" {
+		layers = append(layers, source{kind: KindFloor, name: c.Floor})
+	}
+	if net.Floor != "" && net.Floor != c.Floor {
+		layers = append(layers, source{kind: KindNetwork, name: net.Floor})
+	}
+	return layers
 }
 
 // common is what several networks of a container say together. Each may leave a

@@ -3,6 +3,7 @@
 package enforce
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"reflect"
@@ -143,10 +144,24 @@ func (e *enforcer) protect(ctr *runtime.Container, wish Wish, notes []string, vi
 		wish = wishOf(before.pod.Asked)
 	}
 	layers, err := e.config.sourcesIn(wish, before.networks)
-	if err != nil || len(layers) == 0 {
+	if err != nil {
 		return err
 	}
-	resolved, new, err := e.whole(layers, records)
+	old := cmp.Or(same(records, store.Key{Netns: ctr.Netns.Cookie, Cgroup: ctr.Cgroup.ID}), before.pod)
+	held := cmp.Or(owner, old)
+	chosen := ""
+	if held != nil && equalAsked(held.Asked, wish.asked()) {
+		chosen = held.Chosen
+	}
+	if chosen != "" { // an administrator has answered since the same was asked for
+		if layers, _, err = e.config.resources(*held, ""); err != nil {
+			return err
+		}
+	}
+	if len(layers) == 0 {
+		return nil
+	}
+	resolved, new, err := e.resolve(layers)
 	if err != nil {
 		return err
 	}
@@ -156,23 +171,15 @@ func (e *enforcer) protect(ctr *runtime.Container, wish Wish, notes []string, vi
 	if ctr.Netns.Shared {
 		return fmt.Errorf("protect container: it joins a network that is not protected, and this version can't tell the containers in it apart (%s)\nhint: give the policy to the container (or pod) whose network it is, or set a default policy", ctr.Netns.Evidence)
 	}
-	resolved, absent, err := e.know(resolved, bodyOf(ctr))
-	if err != nil {
-		return fmt.Errorf("protect container: %w", err)
-	}
 	rec := record(ctr, resolved, notes, via)
-	rec.Asked, rec.Absent = wish.asked(), absent
-	old := same(records, rec.Key)
-	if old == nil {
-		old = before.pod
-	}
+	rec.Asked, rec.Chosen = wish.asked(), chosen
 	if old != nil {
 		inherit(&rec, *old)
 		if old.Key == rec.Key && e.holds(*old, rec) {
-			return nil
+			return e.forget(before.pod)
 		}
 		if old.Key != rec.Key && old.State == store.Attached && e.set.Taken(old.Subject) {
-			return e.takeOver(*old, rec, new, records)
+			return e.takeOver(*old, rec, new)
 		}
 		if err := e.file(*old, records); err != nil {
 			return err // its recorder is about to be made anew
@@ -180,15 +187,27 @@ func (e *enforcer) protect(ctr *runtime.Container, wish Wish, notes []string, vi
 	} else if rec.Subject, err = e.freeSubject(records); err != nil {
 		return err
 	}
-	if err := e.install(rec, new); err != nil || before.pod == nil {
+	if err := e.install(rec, new); err != nil {
 		return err
 	}
-	return e.store.Remove(before.pod.Key)
+	return e.forget(before.pod)
+}
+
+// forget removes the plugin's record of a container that has the hook's.
+func (e *enforcer) forget(pod *store.Record) error {
+	if pod == nil {
+		return nil
+	}
+	return e.store.Remove(pod.Key)
 }
 
 // install records a container and puts it under its policy.
 func (e *enforcer) install(rec store.Record, new map[uint32]*tables.Tables) error {
-	rec.Generation = generation()
+	layers, absent, err := e.know(rec.Layers, bodyOf(rec))
+	if err != nil {
+		return err
+	}
+	rec.Layers, rec.Absent, rec.Generation = layers, absent, generation()
 	rec.State = store.Preparing
 	if err := e.store.Put(rec); err != nil {
 		return err
@@ -226,101 +245,40 @@ func (e *enforcer) holds(old, rec store.Record) bool {
 }
 
 // join protects a container in the network of another: the wall there is the
-// owner's, so it must be of the very policy that the joiner is to have.
+// owner's, so it must stand, and be of the very policy that the joiner is to have.
 func (e *enforcer) join(ctr *runtime.Container, owner store.Record, layers []store.Layer, wish Wish, notes []string, via string) error {
 	if !sameTables(owner.Layers, layers) {
-		return fmt.Errorf("protect container: it joins the network of %s, which is under another policy (%s)\nhint: give both the same policy", title(owner), policies(owner.Layers))
+		hint := "give both the same policy"
+		if policies(owner.Layers) == policies(layers) {
+			hint = "it has changed since: `bouheki update` puts that one under it as it is now"
+		}
+		return fmt.Errorf("protect container: it joins the network of %s, which is under another policy (%s)\nhint: %s", title(owner), policies(owner.Layers), hint)
 	}
-	layers, absent, err := e.know(layers, bodyOf(ctr))
+	wall, err := newSetup(withoutGone(owner))
 	if err != nil {
-		return fmt.Errorf("protect container: %w", err)
+		return err
 	}
-	shared, err := sharedLayers(owner.Layers, layers)
+	if err := e.set.Holds(wall); err != nil {
+		return fmt.Errorf("protect container: it joins the network of %s: %w", title(owner), err)
+	}
+	rec := record(ctr, layers, append(notes, "shares the network of "+title(owner)), via)
+	if rec.Layers, rec.Absent, err = e.know(layers, bodyOf(rec)); err != nil {
+		return err
+	}
+	shared, err := sharedLayers(owner.Layers, rec.Layers)
 	if err != nil {
 		return fmt.Errorf("protect container: it joins the network of %s: %w", title(owner), err)
 	}
-	if err := e.set.AddMatches(owner.Subject, kernelLayers(shared)); err != nil {
+	if err := e.set.AddMatches(owner.Subject, datapathLayers(shared)); err != nil {
 		return err
 	}
-	rec := record(ctr, layers, append(notes, "shares the network of "+title(owner)), via)
-	rec.Absent = absent
 	rec.Subject, rec.Generation, rec.Interfaces, rec.Networks = owner.Subject, owner.Generation, owner.Interfaces, owner.Networks
-	rec.Asked = wish.asked()
+	rec.Asked, rec.Chosen = wish.asked(), owner.Chosen
 	rec.State = store.Attached
 	if err := e.set.Gate(rec.CgroupPath, rec.Subject, home(rec)); err != nil {
 		return err
 	}
 	return e.store.Put(rec)
-}
-
-// resolve finds or makes the tables of each layer. The new ones are recorded but
-// not yet in the kernel.
-func (e *enforcer) resolve(sources []source) ([]store.Layer, map[uint32]*tables.Tables, error) {
-	var layers []store.Layer
-	new := map[uint32]*tables.Tables{}
-	for _, s := range sources {
-		t, compiled, err := e.table(s)
-		if err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", s.title(), err)
-		}
-		if compiled != nil {
-			new[t.ID] = compiled
-		}
-		layers = append(layers, store.Layer{Kind: s.kind, Policy: s.name, Mode: t.Mode, Table: t.ID, Inline: s.inline})
-	}
-	return layers, new, nil
-}
-
-// table returns the tables of a source. Nothing is parsed if the kernel has what
-// the same files made: compiled is nil then.
-func (e *enforcer) table(s source) (store.Table, *tables.Tables, error) {
-	known, _ := e.store.Tables()
-	for _, t := range known {
-		if t.Policy == s.name && equalInline(t.Inline, s.inline) && e.set.HasTable(t.ID) && e.config.unchanged(t) {
-			// Whether these annotations may say that does not depend on the table.
-			if s.trusted || s.name == InlineName || onlyTightens(s.inline) {
-				return t, nil, nil
-			}
-		}
-	}
-	p, err := e.config.parse(s)
-	if err != nil {
-		return store.Table{}, nil, err
-	}
-	compiled, err := tables.Compile(p)
-	if err != nil {
-		return store.Table{}, nil, err
-	}
-	list, data := files(p)
-	t := store.Table{
-		Digest: digest(s.name, s.inline, list), Policy: s.name, Mode: p.Mode.String(), Files: list, Inline: s.inline,
-		Prefixes: len(compiled.Prefixes), Rules: len(p.Rules()), Matches: storedMatches(compiled.Matches), Created: time.Now(),
-	}
-	for _, old := range known {
-		if old.Digest == t.Digest && !e.set.HasTable(old.ID) {
-			return old, compiled, nil // recorded by somebody who died before the kernel had it
-		}
-	}
-	if t.ID, err = e.freeTable(known); err != nil {
-		return store.Table{}, nil, err
-	}
-	if err := e.store.PutTable(t, data); err != nil {
-		return store.Table{}, nil, err
-	}
-	return t, compiled, nil
-}
-
-func (e *enforcer) freeTable(known []store.Table) (uint32, error) {
-	taken := map[uint32]bool{}
-	for _, t := range known {
-		taken[t.ID] = true
-	}
-	for id := uint32(1); id <= e.set.Sizes().Containers; id++ {
-		if !taken[id] && !e.set.HasTable(id) {
-			return id, nil
-		}
-	}
-	return 0, fmt.Errorf("keep policy: %d are in the kernel already\nhint: `bouheki gc` removes those that nobody uses; `containers` in bouheki.toml raises the number after a reboot", e.set.Sizes().Containers)
 }
 
 func (e *enforcer) freeSubject(records []store.Record) (uint32, error) {

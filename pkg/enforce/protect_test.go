@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bouheki/bouheki/pkg/store"
 )
 
 // holds checks that the policy web is in force.
@@ -277,5 +279,50 @@ func TestLayers(t *testing.T) {
 		if got[addr] != want {
 			t.Errorf("%s: event says %q, want %q", addr, got[addr], want)
 		}
+	}
+}
+
+// The name of rules in annotations is no policy's: with it an image would be rid of the
+// host's default.
+func TestAnnotationsAreNoPolicy(t *testing.T) {
+	c := Config{Inline: InlineTighten, Default: "web"}
+	for _, wish := range []Wish{{Policy: InlineName}, {Policy: InlineName, Allow: []string{"*"}}} {
+		if layers, err := c.sources(wish); !errors.Is(err, errInlineName) {
+			t.Errorf("%+v: %+v, %v", wish, layers, err)
+		}
+	}
+	for _, net := range []store.Network{{Policy: InlineName}, {Floor: InlineName}} {
+		if layers, err := c.sourcesIn(Wish{Allow: []string{"*"}}, []store.Network{net}); !errors.Is(err, errInlineName) {
+			t.Errorf("%+v: %+v, %v", net, layers, err)
+		}
+	}
+	if _, err := c.Update(Change{All: true, Policy: InlineName}); !errors.Is(err, errInlineName) {
+		t.Errorf("update: %v", err)
+	}
+}
+
+// A container that lost its devices still runs: whatever is swept, what it is connected
+// to next is closed.
+func TestDisconnectedIsNotReleased(t *testing.T) {
+	r := newRig(t)
+	l := r.started(t, webID, Wish{Policy: "web"})
+	r.unplugDevice(t, "eth0")
+	if swept, err := r.config.Sweep(); err != nil || swept.Containers != 0 {
+		t.Errorf("swept %+v, %v", swept, err)
+	}
+	mustDo(t, r.config.Release(webID)) // the poststop of an earlier life
+	r.plugDevice(t, "eth0", "veth0", 88, true)
+	for _, addr := range []string{allowed, denied} {
+		if err := r.inCgroup(l, addr); err == nil {
+			t.Errorf("%s is reached over a device without a wall", addr)
+		}
+	}
+	if list := r.listed(t); len(list) != 1 || list[0].Coverage != store.Partial {
+		t.Errorf("listed: %+v", list)
+	}
+	l.end(t)
+	mustDo(t, r.config.Release(webID))
+	if records := r.records(t); len(records) != 0 {
+		t.Errorf("records at the end: %+v", records)
 	}
 }

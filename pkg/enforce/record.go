@@ -33,7 +33,7 @@ func record(ctr *runtime.Container, layers []store.Layer, notes []string, via st
 	r := store.Record{
 		Key: store.Key{Netns: ctr.Netns.Cookie, Cgroup: ctr.Cgroup.ID},
 		ID:  ctr.ID, Name: ctr.Name, Hostname: ctr.Hostname, Aliases: ctr.Aliases,
-		Started: time.Now(), Pid: ctr.Pid, PidStart: ctr.PidStart,
+		Started: time.Now(), Pid: ctr.Pid, PidStart: ctr.PidStart, Root: ctr.Root,
 		UserNS: ctr.UserNSInode, Users: idRanges(ctr.Users), Groups: idRanges(ctr.Groups),
 		NetnsInode: ctr.Netns.Inode, NetnsPath: ctr.Netns.Path, CgroupPath: ctr.Cgroup.Path,
 		Layers: layers, Coverage: store.Full, Notes: notes, Via: []string{via},
@@ -72,17 +72,12 @@ func devices(list []runtime.Interface) (all []store.Interface) {
 	return all
 }
 
-func kernelLayers(layers []store.Layer) (all []datapath.Layer) {
-	for _, l := range layers {
-		all = append(all, datapath.Layer{Table: l.Table, Monitor: l.Mode == "monitor", Matches: kernelMatches(l.Senders)})
-	}
-	return all
-}
-
 // newSetup says a record in the datapath's words.
 func newSetup(r store.Record) (datapath.Setup, error) {
-	setup := datapath.Setup{Subject: r.Subject, Generation: r.Generation, Cgroup: r.CgroupPath, Home: home(r)}
-	setup.Layers = kernelLayers(r.Layers)
+	setup := datapath.Setup{
+		Subject: r.Subject, Generation: r.Generation, Layers: datapathLayers(r.Layers),
+		Cgroup: r.CgroupPath, Home: home(r),
+	}
 	host, err := runtime.HostCookie()
 	if err != nil {
 		return setup, err
@@ -140,11 +135,12 @@ func same(records []store.Record, key store.Key) *store.Record {
 
 // sharing finds the protected container whose network another one joins. What the
 // CNI plugin alone has covered is nobody else's yet, unless the container comes to a
-// network of others: then it is the pod's.
+// network of others: then it is the pod's. A dead one that could not be released speaks
+// for nobody.
 func sharing(records []store.Record, ctr *runtime.Container) *store.Record {
 	for i, r := range records {
 		if r.Key.Netns == ctr.Netns.Cookie && r.Key.Cgroup != ctr.Cgroup.ID && r.State == store.Attached &&
-			(r.Key.Cgroup != 0 || ctr.Netns.Shared) {
+			(r.Key.Cgroup != 0 || ctr.Netns.Shared) && alive(r) {
 			return &records[i]
 		}
 	}
@@ -182,4 +178,11 @@ func title(r store.Record) string {
 	default:
 		return r.Key.String()
 	}
+}
+
+func datapathLayers(layers []store.Layer) (all []datapath.Layer) {
+	for _, l := range layers {
+		all = append(all, datapath.Layer{Table: l.Table, Monitor: l.Mode == "monitor", Matches: kernelMatches(l.Senders)})
+	}
+	return all
 }

@@ -72,21 +72,15 @@ func (c Config) lockedFor(wait time.Duration, f func(*enforcer) error) error {
 	return f(e)
 }
 
-// alive says whether a record's container still runs: its cgroup is the one it
-// was and holds a process, and if it had devices one of them is still there, or went
-// by a CNI DEL. Of what only the CNI plugin knows the devices alone tell.
+// alive says whether a record's container still runs: its cgroup is the one it was, and
+// holds a process. Its devices don't tell: a container that was disconnected from its
+// network may be connected to another one, and until it ends the gate at its cgroup is
+// what closes that. Of what only the CNI plugin knows the devices alone tell.
 func alive(r store.Record) bool {
-	if r.Key.Cgroup != 0 && !runtime.CgroupAlive(r.CgroupPath, r.Key.Cgroup) {
-		return false
+	if r.Key.Cgroup != 0 {
+		return runtime.CgroupAlive(r.CgroupPath, r.Key.Cgroup)
 	}
-	lost := r.Key.Cgroup == 0
-	for _, i := range r.Interfaces {
-		if present(r, i) {
-			return true
-		}
-		lost = lost || !i.Left
-	}
-	return !lost
+	return slices.ContainsFunc(r.Interfaces, func(i store.Interface) bool { return present(r, i) })
 }
 
 // present says whether an interface is still there.
@@ -216,131 +210,4 @@ func (e *enforcer) sweepIf(concerns func(store.Record) bool) []store.Record {
 		records, _ = e.store.Records()
 	}
 	return records
-}
-
-// Swept says what a sweep removed.
-type Swept struct {
-	Containers, Tables, Strays int
-}
-
-// Sweep removes everything that dead containers left.
-func (c Config) Sweep() (swept Swept, err error) {
-	err = c.locked(func(e *enforcer) error {
-		swept, err = e.sweep()
-		return err
-	})
-	return swept, err
-}
-
-func (e *enforcer) sweep() (swept Swept, err error) {
-	records, faults := e.store.Records()
-	err = errors.Join(faults...)
-	for _, r := range records {
-		if alive(r) {
-			err = errors.Join(err, e.prune(r, records))
-			continue
-		}
-		if e2 := e.release(r, records); e2 != nil {
-			err = errors.Join(err, e2)
-			continue
-		}
-		swept.Containers++
-	}
-	if e.set == nil {
-		return swept, err
-	}
-	records, _ = e.store.Records()
-	strays, e2 := e.sweepStrays(records)
-	swept.Strays = strays
-	tables, e3 := e.sweepTables(records)
-	swept.Tables = tables
-	return swept, errors.Join(err, e2, e3)
-}
-
-// sweepStrays frees kernel entries that no record names (the state directory was
-// lost) once their devices are gone. While a device lives its policy holds.
-func (e *enforcer) sweepStrays(records []store.Record) (int, error) {
-	known := map[uint32]bool{}
-	for _, r := range records {
-		known[r.Subject] = true
-	}
-	host, err := runtime.HostCookie()
-	if err != nil {
-		return 0, err
-	}
-	entries, err := e.set.Endpoints()
-	if err != nil {
-		return 0, err
-	}
-	// The entries of the container's own side can't be seen from here: the host's speak for them.
-	living, dead := map[uint32]bool{}, map[uint32]bool{}
-	for _, entry := range entries {
-		if known[entry.Subject] || entry.Device.Netns != host {
-			continue
-		}
-		if runtime.DeviceExists(int(entry.Device.Index)) {
-			living[entry.Subject] = true
-		} else {
-			dead[entry.Subject] = true
-		}
-	}
-	n := 0
-	for subject := range dead {
-		if living[subject] {
-			continue
-		}
-		events, _, e2 := unread(e.set, store.Record{Subject: subject}, 0)
-		if e2 == nil && len(events) > 0 {
-			e2 = e.append(store.Record{}, events) // whose they were is lost, what they say is not
-		}
-		if e2 == nil {
-			e2 = e.set.Discard(subject)
-		}
-		if e2 != nil {
-			err = errors.Join(err, e2)
-			continue
-		}
-		n++
-	}
-	return n, err
-}
-
-// sweepTables removes the tables that no container uses.
-func (e *enforcer) sweepTables(records []store.Record) (n int, err error) {
-	used := map[uint32]bool{}
-	for _, r := range records {
-		for _, l := range r.Layers {
-			used[l.Table] = true
-		}
-	}
-	inKernel, err := e.set.TablesInUse()
-	if err != nil {
-		return 0, err
-	}
-	known, _ := e.store.Tables()
-	recorded := map[uint32]bool{}
-	for _, t := range known {
-		recorded[t.ID] = true
-	}
-	for id := uint32(1); id <= e.set.Sizes().Containers; id++ {
-		if recorded[id] || used[id] || inKernel[id] || !e.set.HasTable(id) {
-			continue
-		}
-		if e2 := e.set.RemoveTable(id); e2 != nil { // its record was lost
-			err = errors.Join(err, e2)
-			continue
-		}
-		n++
-	}
-	for _, t := range known {
-		if used[t.ID] || inKernel[t.ID] {
-			continue
-		}
-		if e2 := errors.Join(e.set.RemoveTable(t.ID), e.store.RemoveTable(t.ID)); e2 != nil {
-			err = errors.Join(err, e2)
-			continue
-		}
-		n++
-	}
-	return n, err
 }

@@ -20,19 +20,11 @@ type body struct {
 	find          func(paths []string) (found []runtime.Executable, missing []string, err error)
 }
 
-// nobody is a container of which only the network is known. Nothing tells who its
-// senders are: every section must allow.
-var nobody = body{}
-
-func bodyOf(ctr *runtime.Container) body {
-	return body{users: ctr.Users, groups: ctr.Groups, find: ctr.Executables}
-}
-
-func bodyOfRecord(r store.Record) body {
+func bodyOf(r store.Record) body {
 	b := body{users: idMap(r.Users), groups: idMap(r.Groups)}
 	if r.Pid > 0 {
 		b.find = func(paths []string) ([]runtime.Executable, []string, error) {
-			return runtime.ExecutablesOf(r.Pid, r.PidStart, paths)
+			return runtime.Executables(r.Pid, r.PidStart, r.Root, paths)
 		}
 	}
 	return b
@@ -57,7 +49,7 @@ func (e *enforcer) know(layers []store.Layer, b body) (known []store.Layer, abse
 		}
 		senders, missing, err := translate(t.Matches, b)
 		if err != nil {
-			return nil, nil, fmt.Errorf("policy %q: %w", t.Policy, err)
+			return nil, nil, fmt.Errorf("protect container: policy %q: %w", t.Policy, err)
 		}
 		known[i].Senders = senders
 		absent = append(absent, missing...)

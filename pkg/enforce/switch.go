@@ -3,118 +3,134 @@
 package enforce
 
 import (
+	"cmp"
 	"errors"
 	"slices"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/bouheki/bouheki/pkg/store"
 	"github.com/bouheki/bouheki/pkg/tables"
 )
 
-// The steps of an update, in the order that Update explains.
+// network is the protected containers of one network namespace. They have one number in
+// the kernel, and one policy.
+type network struct {
+	members    []store.Record // the oldest first
+	before     []store.Layer  // that they are under, as far as the records know
+	generation uint64         // of that
+	chosen     string         // own policy that an administrator now puts in the place of theirs; "": none
+}
 
-// switchTo puts networks that are to be under the same policy under it.
-func (e *enforcer) switchTo(batch []network, records []store.Record) (updated []Updated) {
-	layers, new, err := e.resolveWhole(batch[0].sources)
+// networkOf makes a network of the records of its containers, one at least.
+func networkOf(members ...store.Record) network {
+	n := network{members: members}
+	for _, r := range members {
+		if r.Generation >= n.generation { // who changed it may not have come to the others' records
+			n.before, n.generation = r.Layers, r.Generation
+		}
+	}
+	return n
+}
+
+func (n network) subject() uint32 { return n.members[0].Subject }
+
+// switchTo puts networks under layers, then says so in their records, which are written
+// as the members are, with the new layers. This is the one way in which what a running
+// container is judged by changes: of `bouheki update`, of the hook after the CNI plugin,
+// of a second CNI ADD. On an error what concerns that network is as before, else its
+// members are their records of now.
+//
+// The kernel comes before the record. Who is killed between the two leaves a record
+// that names the old tables, while the kernel's own use keeps the new ones: sweepTables.
+// The other order would claim a policy that does not hold. Since a record may lag
+// behind, what it names is never taken for what holds: the kernel is asked.
+//
+// Events that are yet unread need nothing here: each names its table, and while it does
+// the table and its text are kept.
+func (e *enforcer) switchTo(batch []network, layers []store.Layer, new map[uint32]*tables.Tables) []error {
+	generations := map[uint32]uint64{}
 	errs := make([]error, len(batch))
-	for i := range batch {
-		if errs[i] = err; err != nil {
+	senders := make([]senders, len(batch))
+	for i, n := range batch {
+		if senders[i], errs[i] = e.introduce(n, layers); errs[i] != nil {
 			continue
 		}
-		batch[i].generation = generation()
-		if errs[i] = e.switchKernel(batch[i], layers, new); errs[i] == nil {
-			new = nil // the kernel has them
+		if len(new) > 0 || !e.set.Under(n.subject(), datapathLayers(senders[i].shared)) {
+			generations[n.subject()] = generation()
 		}
 	}
-	if err == nil {
-		settle()
-	}
+	err := e.updateAll(generations, senders, new)
 	for i, n := range batch {
-		done := errs[i] == nil
-		if done {
-			done, errs[i] = e.commit(n, layers, records)
+		if errs[i] = cmp.Or(errs[i], err); errs[i] != nil {
+			continue
 		}
-		for j, r := range n.members {
-			u := Updated{ID: r.ID, Name: r.Name, Done: done, Changed: !sameTables(r.Layers, layers), Dropped: n.dropped, Err: errs[i]}
-			for _, l := range layers {
-				u.Policies = append(u.Policies, l.Policy)
-			}
-			if j > 0 {
-				u.With = title(n.members[0])
-			}
-			updated = append(updated, u)
+		after := slices.Clone(n.members)
+		for j := range after {
+			after[j].Layers, after[j].Absent = senders[i].layers[j], senders[i].absent[j]
+			after[j].Generation = cmp.Or(generations[n.subject()], n.generation)
+			after[j].Chosen = cmp.Or(n.chosen, after[j].Chosen)
+		}
+		if errs[i] = e.putAll(after, n.members); errs[i] == nil {
+			batch[i].members = after
+			errs[i] = e.set.KeepMatches(n.subject(), datapathLayers(senders[i].shared))
+		} else if generations[n.subject()] != 0 {
+			errs[i] = errors.Join(errs[i], e.set.Update(n.subject(), generation(), datapathLayers(n.before), nil))
 		}
 	}
-	return updated
+	return errs
 }
 
-// resolveWhole resolves, and fills tables anew that nobody is under: who published
-// them may have been killed half-way, after the prefixes and before their intervals.
-func (e *enforcer) resolveWhole(sources []source) ([]store.Layer, map[uint32]*tables.Tables, error) {
-	for {
-		layers, new, err := e.resolve(sources)
+// updateAll switches the kernel. Who is known by what differs from container to
+// container; whether a layer has sections at all does not.
+func (e *enforcer) updateAll(generations map[uint32]uint64, all []senders, new map[uint32]*tables.Tables) error {
+	for _, s := range all {
+		if s.shared != nil {
+			return e.set.UpdateAll(generations, datapathLayers(s.shared), new)
+		}
+	}
+	return nil // none is left that could be switched
+}
+
+// senders is what those of a network are known by.
+type senders struct {
+	shared []store.Layer   // by the wall, of all members
+	layers [][]store.Layer // of each member
+	absent [][]string      // executables that each does not have
+}
+
+// introduce says to the kernel what the senders of a network are known by in layers
+// that it is yet to be put under.
+func (e *enforcer) introduce(n network, layers []store.Layer) (s senders, err error) {
+	for _, r := range n.members {
+		known, absent, err := e.know(layers, bodyOf(r))
 		if err != nil {
-			return nil, nil, err
+			return senders{}, err
 		}
-		used, err := e.set.TablesInUse()
-		if err != nil {
-			return nil, nil, err
-		}
-		i := slices.IndexFunc(layers, func(l store.Layer) bool { return new[l.Table] == nil && !used[l.Table] })
-		if i < 0 {
-			return layers, new, nil
-		}
-		if err := e.set.RemoveTable(layers[i].Table); err != nil {
-			return nil, nil, err
+		s.layers, s.absent = append(s.layers, known), append(s.absent, absent)
+		if s.shared == nil {
+			s.shared = known
+		} else if s.shared, err = sharedLayers(s.shared, known); err != nil {
+			return senders{}, err
 		}
 	}
+	return s, e.set.AddMatches(n.subject(), datapathLayers(s.shared))
 }
 
-// switchKernel changes what a network is judged by. What it brings and does not come
-// to use is taken back.
-func (e *enforcer) switchKernel(n network, layers []store.Layer, new map[uint32]*tables.Tables) error {
-	setup, err := newSetup(store.Record{Layers: layers})
-	if err != nil {
-		return err
-	}
-	if err = e.set.Update(n.subject(), n.generation, setup.Layers, new); err != nil {
-		for id := range new {
-			err = errors.Join(err, e.set.RemoveTable(id))
-		}
-	}
-	return err
+// switchOne is switchTo for one network.
+func (e *enforcer) switchOne(n network, layers []store.Layer, new map[uint32]*tables.Tables) ([]store.Record, error) {
+	batch := []network{n}
+	err := e.switchTo(batch, layers, new)[0]
+	return batch[0].members, err
 }
 
-// settle returns when no packet is judged any more by a policy that was replaced
-// before the call. A run of a program is within an RCU read section, and
-// MEMBARRIER_CMD_GLOBAL waits for all of those.
-func settle() {
-	const global = 1
-	if _, _, err := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); err != 0 {
-		time.Sleep(100 * time.Millisecond) // a kernel with nohz_full CPUs refuses; a run takes microseconds
-	}
-}
-
-// commit files the events that name the old tables, then says in the records what
-// the kernel was switched to. Events that can't be filed (a full disk) are no reason
-// to leave a container under a policy that was to be tightened: they are an error of
-// what is done.
-func (e *enforcer) commit(n network, layers []store.Layer, records []store.Record) (done bool, err error) {
-	// In the name that the log shows them under.
-	first := slices.IndexFunc(records, func(r store.Record) bool { return r.Subject == n.subject() })
-	unfiled := e.file(records[first], records)
-	for i, r := range n.members {
-		r.Layers, r.Generation = layers, n.generation
-		if err := e.store.Put(r); err != nil {
-			n.generation = generation()
-			err = errors.Join(err, e.switchKernel(n, n.before, nil))
-			for _, r := range n.members[:i] {
+// putAll writes records; if one can't be written those before it are put back.
+func (e *enforcer) putAll(records, back []store.Record) (err error) {
+	for i, r := range records {
+		if err = e.store.Put(r); err != nil {
+			for _, r := range back[:min(i, len(back))] {
 				err = errors.Join(err, e.store.Put(r))
 			}
-			return false, err
+			return err
 		}
 	}
-	return true, unfiled
+	return nil
 }

@@ -3,9 +3,9 @@
 package enforce
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
 
@@ -24,11 +24,10 @@ type Change struct {
 type Updated struct {
 	ID, Name string
 	Policies []string // that it has to pass from now on, outermost first
-	Done     bool     // they are in force
 	Changed  bool     // they are not those of its record
 	With     string   // whose network it shares, with the policy that is updated
 	Dropped  []string // rules of its annotations that were left out: "allow=10.0.0.0/8"
-	Err      error    // nothing was changed; if Done: what was left undone
+	Err      error    // nothing was changed
 }
 
 // Update changes the policy of running containers. What befell each stands in its
@@ -50,21 +49,18 @@ type Updated struct {
 //  1. Lock, and resolve the layers. A faulty policy ends it here.
 //  2. Switch the kernel: new tables, then one write of the container's word. A
 //     packet is judged by the word it read, by all the layers of the old policy or
-//     of the new one.
-//  3. Wait until nothing is judged by the old one any more, and file the events.
-//  4. Write the record. If that fails the kernel is switched back.
+//     of the new one. Wait until nothing is judged by the old one any more.
+//  3. Write the record. If that fails the kernel is switched back.
 //
-// The kernel comes before the record. Who is killed between the two leaves a record
-// that names the old tables, which keeps them for the events that do, while the
-// kernel's own use keeps the new ones: sweepTables. The other order would claim a
-// policy that does not hold, and lose the rule texts of those events. Since a record
-// may lag behind, what it names is never taken for what holds: a container whose
-// record has the very tables is switched too, so that an update, repeated, ends right.
+// Steps 2 and 3 are switchTo's.
 func (c Config) Update(change Change) ([]Updated, error) {
 	if change.Policy != "" {
 		if err := policy.CheckName(change.Policy); err != nil {
 			return nil, fmt.Errorf("choose policy: %w", err)
 		}
+	}
+	if change.Policy == InlineName {
+		return nil, errInlineName
 	}
 	chosen, unknown := c.choose(change)
 	if unknown != nil && !change.All {
@@ -117,24 +113,13 @@ func (c Config) choose(change Change) ([]store.Record, error) {
 	return chosen, err
 }
 
-// network is the protected containers of one network namespace. They have one
-// number in the kernel, and one policy.
-type network struct {
-	members []store.Record // the oldest first
-	before  []store.Layer
-	sources []source // of what they are to be under
-	dropped []string
-
-	generation uint64 // of what they are switched to
-}
-
-func (n network) subject() uint32 { return n.members[0].Subject }
-
 // update updates the first of those chosen and all others that are to be under the
 // same policy: it is read once, and refused or switched to by all of them.
 func (e *enforcer) update(chosen []store.Record, change Change) (updated []Updated, rest []store.Record) {
 	records, _ := e.store.Records()
 	var batch []network
+	var sources []source // of what the batch is to be under
+	var dropped [][]string
 	for _, r := range chosen {
 		present := same(records, r.Key)
 		if present == nil || !alive(*present) {
@@ -146,12 +131,18 @@ func (e *enforcer) update(chosen []store.Record, change Change) (updated []Updat
 		if slices.ContainsFunc(batch, func(n network) bool { return n.subject() == present.Subject }) {
 			continue
 		}
-		n, err := e.network(records, *present, change)
+		n, err := e.network(records, *present)
+		var its []source
+		var drops []string
+		if err == nil {
+			n.chosen = change.Policy
+			its, drops, err = e.config.wanted(n)
+		}
 		switch {
 		case err != nil:
 			updated = append(updated, Updated{ID: r.ID, Name: r.Name, Err: err})
-		case len(batch) == 0 || reflect.DeepEqual(n.sources, batch[0].sources):
-			batch = append(batch, n)
+		case len(batch) == 0 || slices.EqualFunc(its, sources, sameSource):
+			batch, sources, dropped = append(batch, n), its, append(dropped, drops)
 		default:
 			rest = append(rest, r)
 		}
@@ -159,30 +150,56 @@ func (e *enforcer) update(chosen []store.Record, change Change) (updated []Updat
 	if len(batch) == 0 {
 		return updated, rest
 	}
-	return append(updated, e.switchTo(batch, records)...), rest
+	before, errs := slices.Clone(batch), make([]error, len(batch))
+	layers, new, err := e.resolve(sources)
+	if err == nil {
+		errs = e.switchTo(batch, layers, new)
+	}
+	for i, n := range before {
+		updated = append(updated, tell(n, layers, dropped[i], cmp.Or(err, errs[i]))...)
+	}
+	return updated, rest
 }
 
-func (e *enforcer) network(records []store.Record, r store.Record, change Change) (n network, err error) {
+func tell(n network, layers []store.Layer, dropped []string, err error) (updated []Updated) {
+	for i, r := range n.members {
+		u := Updated{ID: r.ID, Name: r.Name, Changed: !sameTables(r.Layers, layers), Dropped: dropped, Err: err}
+		for _, l := range layers {
+			u.Policies = append(u.Policies, l.Policy)
+		}
+		if i > 0 {
+			u.With = title(n.members[0])
+		}
+		updated = append(updated, u)
+	}
+	return updated
+}
+
+// network finds the containers that are updated with one.
+func (e *enforcer) network(records []store.Record, r store.Record) (n network, err error) {
 	if r.State != store.Attached {
 		return n, errors.New("its start was interrupted: it is not protected")
 	}
 	if e.set == nil || !e.set.Taken(r.Subject) {
 		return n, errors.New("the kernel holds no policy for it\nhint: start it again")
 	}
-	newest := r
+	var members []store.Record
 	for _, other := range records {
 		if other.Subject == r.Subject && other.State == store.Attached && alive(other) {
-			n.members = append(n.members, other)
-			if other.Generation > newest.Generation {
-				newest = other // the other's record was not reached by an update
-			}
+			members = append(members, other)
 		}
 	}
-	n.before = newest.Layers
-	if n.sources, n.dropped, err = e.config.resources(newest, change.Policy); err == nil && len(n.sources) == 0 {
+	return networkOf(members...), nil
+}
+
+// wanted says what a network is to be under.
+func (c Config) wanted(n network) (sources []source, dropped []string, err error) {
+	r := n.members[0]
+	r.Layers = n.before
+	if sources, dropped, err = c.resources(r, n.chosen); err == nil && len(sources) == 0 {
 		err = errors.New("the host names no floor any more, and it has no other policy\nhint: give it one with --policy")
 	}
-	return n, err
+	return sources, dropped, err
 }
 
 // resources says what the layers of a container are made of today. With a name, that
@@ -192,12 +209,10 @@ func (c Config) resources(r store.Record, name string) (sources []source, droppe
 	if err != nil {
 		return nil, nil, err
 	}
-	if c.Floor != "" {
-		sources = append(sources, source{kind: KindFloor, name: c.Floor})
+	if c.Floor == InlineName {
+		return nil, nil, errInlineName
 	}
-	if net.Floor != "" && net.Floor != c.Floor {
-		sources = append(sources, source{kind: KindNetwork, name: net.Floor})
-	}
+	sources = c.floors(net)
 	own := source{kind: KindOwn, name: name, trusted: c.Inline == InlineTrusted}
 	for _, l := range r.Layers {
 		if l.Kind != KindOwn {
@@ -213,6 +228,15 @@ func (c Config) resources(r store.Record, name string) (sources []source, droppe
 		sources = append(sources, own)
 	}
 	return sources, dropped, nil
+}
+
+// tighten puts those rules in place on top of the own policy that leave it no wider.
+func tighten(sources []source, in store.Inline) {
+	for i := range sources {
+		if sources[i].kind == KindOwn {
+			sources[i].inline, _ = tightening(in)
+		}
+	}
 }
 
 // tightening takes out of rules in place what could widen a policy.

@@ -64,7 +64,7 @@ func TestUpdateEventsKeepTheirNames(t *testing.T) {
 	}
 }
 
-// A full disk keeps nobody from tightening a policy; it is told.
+// A full disk keeps nobody from tightening a policy, and no event loses its names.
 func TestUpdateWithoutAPlaceForEvents(t *testing.T) {
 	r := newRig(t)
 	r.policy(t, "open", `allow = ["*"]`)
@@ -73,14 +73,27 @@ func TestUpdateWithoutAPlaceForEvents(t *testing.T) {
 	if err := os.WriteFile(r.config.Log, nil, 0o600); err != nil { // no directory
 		t.Fatal(err)
 	}
-	r.update(t, Change{All: true, Policy: "open"}, "4: open updated, but file events")
+	r.update(t, Change{All: true, Policy: "open"}, "4: open updated")
 	r.reaches(t, "updated", map[string]bool{allowed: true, denied: true})
 	if rec := r.record(t, webID); rec.Layers[0].Policy != "open" {
 		t.Errorf("record %+v", rec)
 	}
+	// What can't be filed keeps the table that it names.
+	if swept, err := r.config.Sweep(); err == nil || swept.Tables != 0 {
+		t.Errorf("swept %+v, %v", swept, err)
+	}
+	if err := os.Remove(r.config.Log); err != nil {
+		t.Fatal(err)
+	}
+	if swept, err := r.config.Sweep(); err != nil || swept.Tables != 1 {
+		t.Errorf("swept %+v, %v", swept, err)
+	}
+	if events := r.events(t); len(events) == 0 || events[0].Policy != "web" {
+		t.Errorf("events %+v", events)
+	}
 }
 
-// Who published tables may have been killed half-way: nobody is put under the half.
+// Who published or removed tables may have been killed half-way: nobody is put under the half.
 func TestUpdateDistrustsHalfATable(t *testing.T) {
 	r := newRig(t)
 	r.policy(t, "other", `allow = ["10.77.0.2:80/tcp"]`)
@@ -97,12 +110,12 @@ func TestUpdateDistrustsHalfATable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	intervals, err := ebpf.LoadPinnedMap(pins+"/set/intervals", nil)
+	prefixes, err := ebpf.LoadPinnedMap(pins+"/set/prefixes", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer intervals.Close()
-	if err := intervals.Delete(half); err != nil {
+	defer prefixes.Close()
+	if err := prefixes.Delete(half); err != nil {
 		t.Fatal(err)
 	}
 	r.update(t, Change{All: true, Policy: "other"}, "4: other updated")
@@ -119,25 +132,17 @@ func TestUpdateWithoutAPlaceForRecords(t *testing.T) {
 	r.started(t, webID, Wish{Policy: "web"})
 	err := r.config.locked(func(e *enforcer) error {
 		records, _ := e.store.Records()
-		n, err := e.network(records, records[0], Change{Policy: "open"})
+		layers, new, err := e.resolve([]source{{kind: KindOwn, name: "open"}})
 		if err != nil {
 			return err
 		}
-		layers, new, err := e.resolveWhole(n.sources)
-		if err != nil {
-			return err
-		}
-		n.generation = generation()
-		if err := e.switchKernel(n, layers, new); err != nil {
-			return err
-		}
-		r.reaches(t, "switched", map[string]bool{allowed: true, denied: true})
+		before := e.set.Under(1, datapathLayers(records[0].Layers))
 		if err := os.RemoveAll(r.config.State); err != nil {
 			return err
 		}
-		done, err := e.commit(n, layers, records)
-		if done || !errors.Is(err, store.ErrReplaced) {
-			t.Errorf("done %v, %v", done, err)
+		_, err = e.switchOne(networkOf(records...), layers, new)
+		if !before || !errors.Is(err, store.ErrReplaced) || !e.set.Under(1, datapathLayers(records[0].Layers)) {
+			t.Errorf("under its policy before: %v; %v", before, err)
 		}
 		return nil
 	})

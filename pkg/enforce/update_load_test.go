@@ -93,9 +93,9 @@ func (r *rig) switches(t *testing.T, d time.Duration, tables map[uint64][]store.
 	t.Helper()
 	if err := r.config.locked(func(e *enforcer) error {
 		for until := time.Now().Add(d); time.Now().Before(until); n++ {
-			to := network{members: []store.Record{{Subject: 1}}, generation: generation()}
-			tables[to.generation] = layers[n%len(layers)]
-			if err := e.switchKernel(to, tables[to.generation], nil); err != nil {
+			to := generation()
+			tables[to] = layers[n%len(layers)]
+			if err := e.set.Update(1, to, datapathLayers(tables[to]), nil); err != nil {
 				return err
 			}
 		}

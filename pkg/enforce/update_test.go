@@ -22,15 +22,12 @@ func told(updated []Updated) (lines []string) {
 	for _, u := range updated {
 		line := u.ID[:1] + ": "
 		switch {
-		case !u.Done:
+		case u.Err != nil:
 			line += u.Err.Error()
 		case u.Changed:
 			line += strings.Join(u.Policies, "+") + " updated"
 		default:
 			line += strings.Join(u.Policies, "+") + " unchanged"
-		}
-		if u.Done && u.Err != nil {
-			line += ", but " + u.Err.Error()
 		}
 		lines = append(lines, line)
 	}
@@ -131,7 +128,7 @@ func TestUpdateReadsAgain(t *testing.T) {
 
 	r.update(t, Change{All: true}, "4: web unchanged")
 	r.holds(t, "updated without a change")
-	if now := r.record(t, webID); now.Generation <= before.Generation || !sameTables(now.Layers, before.Layers) {
+	if now := r.record(t, webID); now.Generation != before.Generation || !sameTables(now.Layers, before.Layers) {
 		t.Errorf("record %+v after an update without a change, was %+v", now, before)
 	}
 
@@ -198,14 +195,23 @@ func TestUpdateShared(t *testing.T) {
 		t.Errorf("shares: %q, %q", updated[0].With, updated[1].With)
 	}
 	r.reaches(t, "together", map[string]bool{allowed: false, denied: true})
-	// The next one that joins has to be under what holds now.
+	// The next one that joins asks for what the others asked for: it comes under what they were given since.
 	c := r.start(t, idC).joins(a)
-	if err := r.protect(c, Wish{Policy: "web"}); err == nil || !strings.Contains(err.Error(), "another policy") {
-		t.Errorf("joined with the old policy: %v", err)
+	if err := r.protect(c, Wish{Policy: "web", Deny: []string{"10.77.0.9"}}); err == nil || !strings.Contains(err.Error(), "another policy") {
+		t.Errorf("joined, asking for something else: %v", err)
 	}
-	if err := r.protect(c, Wish{Policy: "other"}); err != nil {
-		t.Fatal(err)
+	r.policy(t, "other", `allow = ["10.77.0.3", "10.77.0.4"]`)
+	if err := r.protect(c, Wish{Policy: "web"}); err == nil || !strings.Contains(err.Error(), "bouheki update") {
+		t.Errorf("joined although its policy has changed since: %v", err)
 	}
+	r.policy(t, "other", `allow = ["10.77.0.3"]`)
+	for range 2 { // prestart and createRuntime
+		if err := r.protect(c, Wish{Policy: "web"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.reaches(t, "joined", map[string]bool{allowed: false, denied: true})
+	r.update(t, Change{All: true}, "4: other unchanged", "b: other unchanged", "c: other unchanged")
 	r.update(t, Change{All: true, Policy: "web"}, "4: web updated", "b: web updated", "c: web updated")
 	a.end(t)
 	r.update(t, Change{All: true, Policy: "other"}, "b: other updated", "c: other updated")

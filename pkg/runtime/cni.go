@@ -28,7 +28,7 @@ type Network struct {
 
 	Annotations map[string]string // the pod's, all of them; an image may have written some
 	Links       []Link            // what the plugins before have made
-	Valid       []Attached        // GC: the attachments that there are
+	Valid       []Attached        // GC: the attachments that there are; nil: the runtime does not say
 
 	previous json.RawMessage
 }
@@ -67,7 +67,10 @@ func ReadNetwork(stdin []byte) (*Network, error) {
 	n := &Network{}
 	var err error
 	read := func(key string, into any, kind string) {
-		if text, ok := keys[key]; ok && json.Unmarshal(text, into) != nil {
+		text, ok := keys[key]
+		// A template that has lost its value writes null: that is no "no policy".
+		null := string(text) == "null" && slices.Contains(networkKeys, key)
+		if ok && (null || json.Unmarshal(text, into) != nil) {
 			err = errors.Join(err, fmt.Errorf("%s is %s, which is no %s", key, text, kind))
 		}
 	}
@@ -86,6 +89,13 @@ func ReadNetwork(stdin []byte) (*Network, error) {
 	read("cni.dev/valid-attachments", &n.Valid, "list of attachments")
 	if n.Config != "" && !filepath.IsAbs(n.Config) {
 		err = errors.Join(err, fmt.Errorf("config is %q, which is no absolute path", n.Config))
+	}
+	var asked map[string]bool
+	read("capabilities", &asked, "object of booleans")
+	for _, key := range slices.Sorted(maps.Keys(asked)) {
+		if key != podAnnotations { // a typing mistake there would leave all pods' annotations unread
+			err = errors.Join(err, fmt.Errorf("there is no capability %q\nhint: that of bouheki-cni is %s", key, podAnnotations))
+		}
 	}
 	var given map[string]json.RawMessage
 	read("runtimeConfig", &given, "object")

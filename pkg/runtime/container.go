@@ -23,7 +23,7 @@ type Container struct {
 	Pid      int    // its first process
 	PidStart uint64 // when that started: clock ticks after boot
 	Bundle   string // the directory of config.json
-	root     string // of its file system, as its process saw it before it entered that
+	Root     string // of its file system, as its process sees it before it enters that
 
 	Netns      Netns
 	Cgroup     Cgroup
@@ -75,7 +75,7 @@ func inspect(state *specs.State, spec *specs.Spec, guard []string) (*Container, 
 	}
 	defer p.Close()
 	c := &Container{
-		ID: state.ID, Hostname: hostname(spec), Pid: p.pid, PidStart: p.start, Bundle: state.Bundle, root: rootfs(state, spec),
+		ID: state.ID, Hostname: hostname(spec), Pid: p.pid, PidStart: p.start, Bundle: state.Bundle, Root: rootfs(state, spec),
 		ListenFDs: slices.ContainsFunc(spec.Process.Env, func(e string) bool { return strings.HasPrefix(e, "LISTEN_FDS=") }),
 	}
 	c.Name, c.Aliases = names(state, p)

@@ -21,22 +21,13 @@ type Executable struct {
 	Device uint64 // s_dev as the kernel has it (major << 20 | minor): that of the mount, not always stat's st_dev
 }
 
-// Executables looks up paths in the root file system of a container whose process
-// waits, as [Inspect] says. Symlinks are followed inside that root, also absolute
-// ones, and so are mounts of the container. What does not exist (ENOENT, ENOTDIR, a
-// loop of symlinks: ELOOP), or is no regular file, is missing.
-func (c *Container) Executables(paths []string) (found []Executable, missing []string, err error) {
-	// The runtime has made the container's mounts, and has not entered its root yet.
-	return executablesOf(c.Pid, c.PidStart, c.root, paths)
-}
-
-// ExecutablesOf looks up paths in the root directory that a running process has,
-// which started at that time (see [Container]).
-func ExecutablesOf(pid int, start uint64, paths []string) (found []Executable, missing []string, err error) {
-	return executablesOf(pid, start, "/", paths)
-}
-
-func executablesOf(pid int, start uint64, root string, paths []string) (found []Executable, missing []string, err error) {
+// Executables looks up paths in the root file system of a process that started at
+// that time (see [Container]). One that has not entered its container's yet, which an
+// OCI runtime makes it do after its hooks, is taken to be there: root is
+// [Container.Root]. Symlinks are followed inside that root, also absolute ones, and so
+// are mounts of the container. What does not exist (ENOENT, ENOTDIR, a loop of
+// symlinks: ELOOP), or is no regular file, is missing.
+func Executables(pid int, start uint64, root string, paths []string) (found []Executable, missing []string, err error) {
 	p, err := openProcess(pid)
 	if err == nil {
 		defer p.Close()
@@ -47,7 +38,23 @@ func executablesOf(pid int, start uint64, root string, paths []string) (found []
 	if err != nil {
 		return nil, nil, fmt.Errorf("look up executables: %w", err)
 	}
+	entered, err := p.entered()
+	if err != nil {
+		return nil, nil, fmt.Errorf("look up executables: %w", err)
+	}
+	if entered || root == "" {
+		root = "/"
+	}
 	return p.executables(root, paths)
+}
+
+// entered says whether the process has another root directory than this one.
+func (p *process) entered() (bool, error) {
+	var its, own unix.Stat_t
+	if err := errors.Join(unix.Stat(p.path("root"), &its), unix.Stat("/", &own)); err != nil {
+		return false, err
+	}
+	return its.Dev != own.Dev || its.Ino != own.Ino, nil
 }
 
 func (p *process) executables(root string, paths []string) (found []Executable, missing []string, err error) {

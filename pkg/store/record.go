@@ -54,6 +54,7 @@ type Record struct {
 	UserNS     uint32      `json:"user_ns,omitempty"` // inode of its user namespace
 	Users      []IDRange   `json:"users,omitempty"`   // none: the container's numbers are the host's
 	Groups     []IDRange   `json:"groups,omitempty"`
+	Root       string      `json:"root,omitempty"` // of its file system, as its first process saw it before it entered that
 	NetnsInode uint64      `json:"netns_inode,omitempty"`
 	NetnsPath  string      `json:"netns_path,omitempty"` // where it could be opened; the cookie says whether it still is that
 	CgroupPath string      `json:"cgroup_path,omitempty"`
@@ -61,6 +62,7 @@ type Record struct {
 	Generation uint64      `json:"generation"` // raised by every change of policy
 	Layers     []Layer     `json:"layers"`     // in order of judgement
 	Asked      Asked       `json:"asked,omitzero"`
+	Chosen     string      `json:"chosen,omitempty"`   // own policy that `bouheki update --policy` put in the place of what was asked
 	Networks   []Network   `json:"networks,omitempty"` // CNI networks whose plugin has covered it, in that order
 	Interfaces []Interface `json:"interfaces,omitempty"`
 	Coverage   string      `json:"coverage"` // Full or Partial; empty while preparing

@@ -35,6 +35,7 @@ var steps = []step{
 	{"rules", false, func(s *suite) error { return s.goTest("rules", "./test/rules") }},
 	{"tests", true, tests},
 	{"e2e", true, e2e},
+	{"cni", true, cni},
 	{"kernel-6.12", true, func(s *suite) error { return kernel(s, "6.12") }},
 }
 

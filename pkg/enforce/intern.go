@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enforce
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/bouheki/bouheki/pkg/store"
+	"github.com/bouheki/bouheki/pkg/tables"
+)
+
+// Tables are interned by content: containers under the same policy share them. One that
+// the kernel has is whole (see datapath.HasTable), so it is never looked into.
+
+// resolve finds or makes the tables of each layer. The new ones are recorded but
+// not yet in the kernel.
+func (e *enforcer) resolve(sources []source) ([]store.Layer, map[uint32]*tables.Tables, error) {
+	var layers []store.Layer
+	new := map[uint32]*tables.Tables{}
+	for _, s := range sources {
+		t, compiled, err := e.table(s)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", s.title(), err)
+		}
+		if compiled != nil {
+			new[t.ID] = compiled
+		}
+		layers = append(layers, store.Layer{Kind: s.kind, Policy: s.name, Mode: t.Mode, Table: t.ID, Inline: s.inline})
+	}
+	return layers, new, nil
+}
+
+// table returns the tables of a source. Nothing is parsed if the kernel has what
+// the same files made: compiled is nil then.
+func (e *enforcer) table(s source) (store.Table, *tables.Tables, error) {
+	known, _ := e.store.Tables()
+	for _, t := range known {
+		if t.Policy == s.name && equalInline(t.Inline, s.inline) && e.set.HasTable(t.ID) && e.config.unchanged(t) {
+			// Whether these annotations may say that does not depend on the table.
+			if s.trusted || s.name == InlineName || onlyTightens(s.inline) {
+				return t, nil, nil
+			}
+		}
+	}
+	p, err := e.config.parse(s)
+	if err != nil {
+		return store.Table{}, nil, err
+	}
+	compiled, err := tables.Compile(p)
+	if err != nil {
+		return store.Table{}, nil, err
+	}
+	list, data := files(p)
+	t := store.Table{
+		Digest: digest(s.name, s.inline, list), Policy: s.name, Mode: p.Mode.String(), Files: list, Inline: s.inline,
+		Prefixes: len(compiled.Prefixes), Rules: len(p.Rules()), Matches: storedMatches(compiled.Matches), Created: time.Now(),
+	}
+	for _, old := range known {
+		if old.Digest == t.Digest && !e.set.HasTable(old.ID) {
+			return old, compiled, nil // recorded by somebody who died before the kernel had it
+		}
+	}
+	if t.ID, err = e.freeTable(known); err != nil {
+		return store.Table{}, nil, err
+	}
+	if err := e.store.PutTable(t, data); err != nil {
+		return store.Table{}, nil, err
+	}
+	return t, compiled, nil
+}
+
+func (e *enforcer) freeTable(known []store.Table) (uint32, error) {
+	taken := map[uint32]bool{}
+	for _, t := range known {
+		taken[t.ID] = true
+	}
+	for id := uint32(1); id <= e.set.Sizes().Containers; id++ {
+		if !taken[id] && !e.set.HasTable(id) {
+			return id, nil
+		}
+	}
+	return 0, fmt.Errorf("keep policy: %d are in the kernel already\nhint: `bouheki gc` removes those that nobody uses; `containers` in bouheki.toml raises the number after a reboot", e.set.Sizes().Containers)
+}
