@@ -23,6 +23,10 @@ func (e *enforcer) resolve(sources []source) ([]store.Layer, map[uint32]*tables.
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", s.title(), err)
 		}
+		if e.tables == nil {
+			e.tables = map[uint32]store.Table{}
+		}
+		e.tables[t.ID] = t
 		if compiled != nil {
 			new[t.ID] = compiled
 		}

@@ -52,6 +52,7 @@ type enforcer struct {
 	config Config
 	store  *store.Store
 	set    *datapath.Set
+	tables map[uint32]store.Table // those that were resolved
 }
 
 func (c Config) openOrLoad(s *store.Store) (*datapath.Set, error) {

@@ -43,9 +43,11 @@ func idMap(ranges []store.IDRange) (m runtime.IDMap) {
 func (e *enforcer) know(layers []store.Layer, b body) (known []store.Layer, absent []string, err error) {
 	known = slices.Clone(layers)
 	for i := range known {
-		t, err := e.store.Table(known[i].Table)
-		if err != nil {
-			return nil, nil, err
+		t, ok := e.tables[known[i].Table]
+		if !ok {
+			if t, err = e.store.Table(known[i].Table); err != nil {
+				return nil, nil, err
+			}
 		}
 		senders, missing, err := translate(t.Matches, b)
 		if err != nil {
