@@ -121,9 +121,6 @@ func newSetup(r store.Record) (datapath.Setup, error) {
 	return setup, nil
 }
 
-// home is what the hooks at a container's cgroup know of it.
-func home(r store.Record) datapath.Home { return datapath.Home{Netns: r.Key.Netns, UserNS: r.UserNS} }
-
 func same(records []store.Record, key store.Key) *store.Record {
 	for i := range records {
 		if records[i].Key == key {
@@ -139,7 +136,7 @@ func same(records []store.Record, key store.Key) *store.Record {
 // for nobody.
 func sharing(records []store.Record, ctr *runtime.Container) *store.Record {
 	for i, r := range records {
-		if r.Key.Netns == ctr.Netns.Cookie && r.Key.Cgroup != ctr.Cgroup.ID && r.State == store.Attached &&
+		if r.Key.Netns == ctr.Netns.Cookie && r.Key.Cgroup != ctr.Cgroup.ID && r.State == store.Attached && !r.Joined &&
 			(r.Key.Cgroup != 0 || ctr.Netns.Shared) && alive(r) {
 			return &records[i]
 		}

@@ -48,6 +48,21 @@ func Executables(pid int, start uint64, root string, paths []string) (found []Ex
 	return p.executables(root, paths)
 }
 
+// Entered says whether a container's process has entered its root file system: an OCI
+// runtime makes it do so after the hooks before its start.
+func Entered(pid int) bool {
+	if pid <= 1 {
+		return false
+	}
+	p, err := openProcess(pid)
+	if err != nil {
+		return false
+	}
+	defer p.Close()
+	entered, err := p.entered()
+	return err == nil && entered
+}
+
 // entered says whether the process has another root directory than this one.
 func (p *process) entered() (bool, error) {
 	var its, own unix.Stat_t

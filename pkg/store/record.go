@@ -65,7 +65,8 @@ type Record struct {
 	Chosen     string      `json:"chosen,omitempty"`   // own policy that `bouheki update --policy` put in the place of what was asked
 	Networks   []Network   `json:"networks,omitempty"` // CNI networks whose plugin has covered it, in that order
 	Interfaces []Interface `json:"interfaces,omitempty"`
-	Coverage   string      `json:"coverage"` // Full or Partial; empty while preparing
+	Joined     bool        `json:"joined,omitempty"` // its network is another's: it is under its policy at its cgroup alone
+	Coverage   string      `json:"coverage"`         // Full or Partial; empty while preparing
 	Notes      []string    `json:"notes,omitempty"`
 	Absent     []string    `json:"absent,omitempty"` // executables that its policy names and that it does not have
 	Via        []string    `json:"via,omitempty"`    // who asked for it: "hook", "cni:NETWORK"

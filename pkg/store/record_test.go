@@ -30,7 +30,7 @@ func sample(n uint64) Record {
 		Interfaces: []Interface{{Name: "eth0.7", Kind: "veth", Index: 2, HostIndex: 9, HostName: "veth0", MAC: "02:00:00:00:00:01",
 			IPv4: []string{"10.88.0.2"}, IPv6: []string{"fd00::2"}, OnLink: []string{"fd00::/64"},
 			Attachment: Attachment{Network: "net", Container: "default-c4", Interface: "eth0"}, Left: true}},
-		Coverage: Partial, Notes: []string{"holds CAP_NET_RAW"}, Absent: []string{"/bin/x"}, Via: []string{"hook", "cni:net"}, State: Attached,
+		Coverage: Partial, Notes: []string{"holds CAP_NET_RAW"}, Absent: []string{"/bin/x"}, Joined: true, Via: []string{"hook", "cni:net"}, State: Attached,
 	}
 }
 
