@@ -23,6 +23,15 @@ func home(r store.Record) datapath.Home {
 	return datapath.Home{Netns: r.Key.Netns, UserNS: r.UserNS, Everywhere: r.Joined || len(r.Interfaces) == 0}
 }
 
+// rehome tells the hooks at a container's cgroup that it has come by walls, or lost
+// the last one.
+func (e *enforcer) rehome(r store.Record) error {
+	if r.CgroupPath == "" {
+		return nil
+	}
+	return e.set.Gate(r.CgroupPath, r.Subject, home(r))
+}
+
 // onlyCgroup says what it means that nothing but the wall at its cgroup stands around
 // a container: packet sockets pass that.
 func (c Config) onlyCgroup(ctr *runtime.Container, why string) (notes []string, err error) {
@@ -114,7 +123,7 @@ func (e *enforcer) widen(r store.Record, interfaces []store.Interface) error {
 	err = e.set.Extend(setup)
 	if err == nil {
 		// Only now: until its walls stand the cgroup's judges everything.
-		err = e.set.Gate(r.CgroupPath, r.Subject, home(r))
+		err = e.rehome(r)
 	}
 	if err != nil {
 		return errors.Join(err, e.store.Put(before))

@@ -109,5 +109,5 @@ func (e *enforcer) prune(r store.Record, records []store.Record) error {
 		return err
 	}
 	r.Interfaces = slices.DeleteFunc(slices.Clone(r.Interfaces), gone)
-	return errors.Join(e.set.Shut(setup), e.store.Put(r))
+	return errors.Join(e.set.Shut(setup), e.rehome(r), e.store.Put(r))
 }

@@ -132,6 +132,7 @@ func TestTablesAreShared(t *testing.T) {
 	}
 	r.policy(t, "other", `allow = ["10.77.0.3"]`)
 	c := r.start(t, strings.Repeat("c", 64)).joins(a)
+	c.spec.Process.Capabilities.Bounding = []string{"CAP_NET_RAW"}
 	if err := r.protect(c, Wish{Policy: "other"}); err == nil || !strings.Contains(err.Error(), "another policy") {
 		t.Errorf("another policy in the same network: %v", err)
 	}
