@@ -73,7 +73,6 @@ static __noinline __u32 view_of(__u32 subject, __u32 table, const struct who *w)
 {
 	struct match_key key = { .subject = subject, .table = table };
 	struct match set, *m;
-	__u64 differs = 0;
 
 	if (!(w->flags & WHO_KNOWN))
 		return VIEW_UNKNOWN;
@@ -109,15 +108,14 @@ static __noinline __u32 view_of(__u32 subject, __u32 table, const struct who *w)
 	if (!m)
 		return VIEW_UNKNOWN;
 	for (int i = 0; i < MAX_SECTIONS / 64; i++) {
-		differs |= set.sections[i] & ~m->sections[i];
-		set.sections[i] &= m->sections[i];
+		__u64 possible = set.sections[i], certain = possible & m->sections[i];
+
+		/* What exe is can't be told, and the first section that matches in all else depends on it. */
+		if (!(w->flags & WHO_EXE) && possible && !(certain & (possible & -possible)))
+			return VIEW_UNKNOWN;
+		if (certain)
+			return 64 * i + __builtin_ctzll(certain) + 1;
 	}
-	/* What exe is can't be told, and a section that matches in all else depends on it. */
-	if (!(w->flags & WHO_EXE) && differs)
-		return VIEW_UNKNOWN;
-	for (int i = 0; i < MAX_SECTIONS / 64; i++)
-		if (set.sections[i])
-			return 64 * i + __builtin_ctzll(set.sections[i]) + 1;
 	return VIEW_TOP;
 }
 

@@ -26,7 +26,7 @@ type Executable struct {
 // OCI runtime makes it do after its hooks, is taken to be there: root is
 // [Container.Root]. Symlinks are followed inside that root, also absolute ones, and so
 // are mounts of the container. What does not exist (ENOENT, ENOTDIR, a loop of
-// symlinks: ELOOP), or is no regular file, is missing.
+// symlinks: ELOOP, a name that none can have: ENAMETOOLONG), or is no regular file, is missing.
 func Executables(pid int, start uint64, root string, paths []string) (found []Executable, missing []string, err error) {
 	p, err := openProcess(pid)
 	if err == nil {
@@ -87,12 +87,20 @@ func (p *process) executables(root string, paths []string) (found []Executable, 
 	if err != nil {
 		return nil, nil, fmt.Errorf("look up executables: %w", err)
 	}
+	// A process is not shown the mount that its root lies within, if that is not where
+	// something is mounted (chroot). It may be one of ours.
+	ours, err := os.ReadFile("/proc/thread-self/mountinfo")
+	if err != nil {
+		return nil, nil, fmt.Errorf("look up executables: %w", err)
+	}
+	mounts = append(mounts, ours...)
 	for _, path := range paths {
 		e, err := identify(dir, path, mounts)
 		switch {
 		case err == nil:
 			found = append(found, e)
-		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP), errors.Is(err, errNoFile):
+		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP),
+			errors.Is(err, unix.ENAMETOOLONG), errors.Is(err, errNoFile):
 			missing = append(missing, path)
 		default:
 			return nil, nil, fmt.Errorf("look up executable %s: %w", path, err)
@@ -101,14 +109,18 @@ func (p *process) executables(root string, paths []string) (found []Executable, 
 	return found, missing, nil
 }
 
+const maxTries = 10_000
+
 // openIn opens a path as if dir were the root directory (Linux 5.6).
 func openIn(dir int, path string, flags uint64) (int, error) {
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC | flags, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
-	for {
+	for try := 0; ; try++ {
 		fd, err := unix.Openat2(dir, path, &how)
-		if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) { // EAGAIN: somebody renamed on the way
-			return fd, err
+		// EAGAIN: somebody renamed or mounted on the way. A container that does nothing else must not hold us up for ever.
+		if errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN) && try < maxTries {
+			continue
 		}
+		return fd, err
 	}
 }
 
@@ -167,5 +179,5 @@ func deviceOf(mounts []byte, id uint64) (uint64, error) {
 		}
 		return major<<20 | minor, nil
 	}
-	return 0, fmt.Errorf("mount %d is not the container's", id)
+	return 0, fmt.Errorf("mount %d is neither the container's nor ours", id)
 }
