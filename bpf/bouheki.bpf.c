@@ -34,15 +34,22 @@ static __always_inline int drop_unowned(__u32 len)
 	return TCX_DROP;
 }
 
-static __always_inline int judge_frame(struct __sk_buff *skb, struct flow *f, bool parsed)
+/* Not inline: the stack has no room for the key beside all that judging needs. */
+static __noinline struct endpoint *endpoint_at(struct __sk_buff *skb)
 {
 	struct endpoint_key key = device_of(skb);
-	struct trip trip = { .ifindex = skb->ifindex, .v = { .rule = RULE_UNKNOWN } };
+
+	return endpoint_of(&key);
+}
+
+static __always_inline int judge_frame(struct __sk_buff *skb, struct flow *f, bool parsed)
+{
+	struct trip trip = { .skb = skb, .ifindex = skb->ifindex, .v = { .rule = RULE_UNKNOWN } };
 	struct subject *subject;
 	__u32 len = skb->len, turn = 0;
 	int reason;
 
-	trip.ep = endpoint_of(&key);
+	trip.ep = endpoint_at(skb);
 	if (trip.ep) {
 		trip.subject = *(volatile __u32 *)&trip.ep->subject;
 		turn = *(volatile __u32 *)&trip.ep->turn;

@@ -216,6 +216,7 @@ struct interval {
 enum tuple_kind {
 	TUPLE_FLOW = 0,
 	TUPLE_FRAGMENT = 1, /* peer_port << 16 | local_port is the fragment's identification */
+	TUPLE_CALLER = 2,   /* who called a port of the container, at whatever address: a hint, never evidence */
 };
 
 /* A flow, seen from the container. */

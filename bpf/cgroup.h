@@ -58,9 +58,21 @@ static __always_inline bool parse_packet(struct __sk_buff *skb, struct flow *f)
 	return f->frag == FRAG_LATER || !parse_transport(skb, f);
 }
 
+/* What the network itself needs: a namespace made inside has control sockets of this cgroup. */
+static __always_inline bool judge_housekeeping(const struct flow *f, struct trip *trip, enum sender sender)
+{
+	enum housekeeping h = NOT_HOUSEKEEPING;
+
+	if (f->proto == PROTO_ICMPV6)
+		h = housekeeping(f, 0, sender);
+	if (h == FORGED_HOUSEKEEPING)
+		deny_packet(&trip->stack, REASON_SPOOFED, &trip->v);
+	return h != NOT_HOUSEKEEPING;
+}
+
 static __noinline int judge_at_cgroup(struct __sk_buff *skb, const struct home *home)
 {
-	struct trip trip = { .ifindex = skb->ifindex, .v = { .rule = RULE_UNKNOWN } };
+	struct trip trip = { .skb = skb, .ifindex = skb->ifindex, .v = { .rule = RULE_UNKNOWN } };
 	struct bpf_sock *sk = 0;
 	struct flow f = {};
 	enum sender sender;
@@ -73,12 +85,13 @@ static __noinline int judge_at_cgroup(struct __sk_buff *skb, const struct home *
 		judge_fragment(&f, &trip);
 	} else {
 		sender = sender_of(skb, f.proto, &sk);
-		/* A SYN-ACK: at a cgroup the kernel shows the listener for its request. What it says to one is no other's. */
-		if (sender == SENDER_TCP && sk && sk->state == BPF_TCP_LISTEN) {
+		/* A SYN-ACK: here the kernel shows the listener for its request. What it says to one client is not its state. */
+		if (sender == SENDER_TCP && sk->state == BPF_TCP_LISTEN) {
 			sender = SENDER_KERNEL;
 			sk = 0;
 		}
-		judge_flow(skb, &f, &trip, sk, sk ? bpf_sk_storage_get(&members, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0, sender);
+		if (!judge_housekeeping(&f, &trip, sender))
+			judge_flow(skb, &f, &trip, sk, sk ? bpf_sk_storage_get(&members, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0, sender);
 		if (f.frag == FRAG_FIRST)
 			note_fragment(&f, &trip);
 	}
@@ -88,19 +101,37 @@ static __noinline int judge_at_cgroup(struct __sk_buff *skb, const struct home *
 	return trip.v.action == ACTION_BLOCK ? GATE_DROP : GATE_PASS;
 }
 
+/* The addresses alone: whatever else a packet says, the kernel may answer it. */
+static __always_inline bool read_addresses(struct __sk_buff *skb, struct flow *f)
+{
+	__be32 addr;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP))
+		return !bpf_skb_load_bytes(skb, 8, f->src, 16) && !bpf_skb_load_bytes(skb, 24, f->dst, 16);
+	if (bpf_skb_load_bytes(skb, 12, &addr, 4))
+		return false;
+	map_ipv4(f->src, addr);
+	if (bpf_skb_load_bytes(skb, 16, &addr, 4))
+		return false;
+	map_ipv4(f->dst, addr);
+	return true;
+}
+
 /*
  * With a foreign source lo would carry a packet to the kernel, which answers
  * it: to that source, over any device.
  */
-static __noinline int judge_at_loopback(struct __sk_buff *skb, const struct home *home)
+static __noinline int judge_at_loopback(struct __sk_buff *skb, const struct home *home, __u64 netns)
 {
 	struct trip trip = { .ifindex = LOOPBACK_IFINDEX, .v = { .rule = RULE_UNKNOWN } };
 	struct flow f = {};
 
-	if (!parse_packet(skb, &f) || same_addr(f.src, f.dst) || is_local(home->netns, f.src))
+	if (read_addresses(skb, &f) &&
+	    (same_addr(f.src, f.dst) || is_local(netns, f.src) || is_own(netns_of_socket(skb), f.src)))
 		return GATE_PASS;
 	if (!begin(home, &trip))
 		return GATE_DROP;
+	parse_packet(skb, &f);
 	deny_packet(&trip.stack, REASON_SPOOFED, &trip.v);
 	count(trip.subject, &trip.v, skb->len);
 	record_packet(skb, &f, &trip);
@@ -123,16 +154,40 @@ int bouheki_gate(struct __sk_buff *skb)
 
 	if (!home->subject)
 		return GATE_DROP;
-	if (key.netns != home->netns) {
-		/* A netns made inside: what leaves it passes a wall of this one. lo leads nowhere. */
-		if (!(home->flags & HOME_EVERYWHERE) || key.ifindex == LOOPBACK_IFINDEX)
-			return GATE_PASS;
-	} else if (key.ifindex == LOOPBACK_IFINDEX) {
-		return judge_at_loopback(skb, home);
-	} else if (wall_at(&key) == home->subject) {
+	/* A netns made inside: what leaves it passes a wall of this one. */
+	if (key.netns != home->netns && !(home->flags & HOME_EVERYWHERE))
 		return GATE_PASS;
-	}
+	if (key.ifindex == LOOPBACK_IFINDEX)
+		return judge_at_loopback(skb, home, key.netns);
+	if (key.netns == home->netns && wall_at(&key) == home->subject)
+		return GATE_PASS;
 	return judge_at_cgroup(skb, home);
+}
+
+/* A call of which nobody knows yet which address the kernel will choose for it. */
+static __always_inline void caller_of(struct tuple *t)
+{
+	__builtin_memset(t->local, 0, sizeof(t->local));
+	t->kind = TUPLE_CALLER;
+}
+
+/* For the call that answers: the packet itself is judged by what came in to the very address that it goes out from. */
+static __noinline void note_caller(__u32 subject, const struct flow *f)
+{
+	void *table = bpf_map_lookup_elem(&evidence, &subject);
+	struct sighting *e;
+	struct tuple t;
+	__u64 now = clock();
+
+	if (!table)
+		return;
+	tuple_of(f, true, &t);
+	caller_of(&t);
+	e = fresh_evidence(table, &t, now);
+	if (e)
+		refresh(e, now);
+	else
+		remember(table, &t, DIR_IN, now);
 }
 
 /* What comes in to a socket of the cgroup over a device without a wall of its container's: remembered, for its answers. */
@@ -145,8 +200,11 @@ int bouheki_arrival(struct __sk_buff *skb)
 
 	if (!home->subject || key.ifindex == LOOPBACK_IFINDEX || wall_at(&key) == home->subject)
 		return GATE_PASS;
-	if (parse_packet(skb, &f) && f.frag != FRAG_LATER)
-		note_inbound(home->subject, &f);
+	if (!parse_packet(skb, &f) || f.frag == FRAG_LATER)
+		return GATE_PASS;
+	note_inbound(home->subject, &f);
+	if (f.ports && f.proto != PROTO_TCP)
+		note_caller(home->subject, &f);
 	return GATE_PASS;
 }
 
@@ -161,6 +219,11 @@ static __noinline bool answers_call(const struct trip *trip, const struct home *
 		return true;
 	if (!is_unspecified(t->local))
 		return false;
+	caller_of(t);
+	e = fresh_evidence(trip->evidence, t, trip->now);
+	if (e)
+		return true;
+	t->kind = TUPLE_FLOW;
 	own = bpf_map_lookup_elem(&endpoints, &key);
 	if (!own)
 		return false;
@@ -217,6 +280,13 @@ static __always_inline void note_speaker(struct bpf_sock *sk, const struct who *
 	forget_verdict(bpf_sk_storage_get(&members, sk, 0, 0));
 }
 
+static __always_inline __u64 netns_of_caller(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock_addr_kern *k = bpf_cast_to_kern_ctx(ctx);
+
+	return (__u64)BPF_CORE_READ(k, sk, __sk_common.skc_net.net);
+}
+
 /* A call: connect(), or sendmsg() that names an address. dst is where to, source what the socket is bound to. */
 static __noinline int judge_call(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct home *home, struct flow *f)
 {
@@ -243,6 +313,8 @@ static __noinline int judge_call(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
 		if (answers_call(&trip, home, &t))
 			return GATE_PASS;
 	}
+	if (is_own(netns_of_caller(ctx), f->dst))
+		return GATE_PASS; /* over lo */
 	count(trip.subject, &trip.v, 0);
 	record(f, &trip, &w);
 	return GATE_DROP;

@@ -92,6 +92,32 @@ static __noinline void judge_sender(struct flow *f, struct trip *trip, struct bp
 	judge(f, trip->ep, &trip->stack, &trip->v);
 }
 
+/*
+ * What is sent to oneself in the name of a neighbour comes back as if that one
+ * had called, by this interface or another: it is no evidence.
+ */
+static __noinline void disown(const struct flow *f, struct trip *trip)
+{
+	struct tuple t;
+
+	tuple_of(f, true, &t);
+	remember(trip->evidence, &t, DIR_OUT, trip->now);
+}
+
+/*
+ * So may anybody's socket: IPV6_FREEBIND needs no capability, and neither does
+ * binding to the interface by which it goes round to another one. At a cgroup
+ * nothing else looks at the source.
+ */
+static __noinline void look_at_source(struct flow *f, struct trip *trip)
+{
+	if ((!f->ipv6 && trip->ep) || is_own(netns_of_socket(trip->skb), f->src))
+		return;
+	f->foreign = 1;
+	if (f->ipv6)
+		disown(f, trip);
+}
+
 static __noinline void judge_tcp(struct flow *f, struct trip *trip, struct bpf_sock *sk, struct socket_state *s)
 {
 	bool opens = (f->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN, accepted = false;
@@ -107,6 +133,8 @@ static __noinline void judge_tcp(struct flow *f, struct trip *trip, struct bpf_s
 
 		accepted = e && e->seen & 1; /* DIR_IN: a SYN of exactly this connection came in */
 	}
+	if (opens || (!accepted && !trip->ep))
+		look_at_source(f, trip);
 	if (accepted)
 		trip->v = (struct verdict){ .answer = 1, .rule = RULE_UNKNOWN };
 	else
@@ -137,10 +165,12 @@ static __noinline void judge_datagram(struct flow *f, struct trip *trip, struct 
 		dir = DIR_OUT;
 	if (e && (may_answer || dir == DIR_OUT))
 		refresh(e, trip->now);
-	if (may_answer && dir == DIR_IN)
+	if (may_answer && dir == DIR_IN) {
 		trip->v = (struct verdict){ .answer = 1, .rule = RULE_UNKNOWN };
-	else
+	} else {
+		look_at_source(f, trip);
 		judge_sender(f, trip, sk);
+	}
 	if (!trip->v.answer && trip->v.action != ACTION_BLOCK && !e)
 		remember(trip->evidence, &t, DIR_OUT, trip->now);
 	if (s)
@@ -165,22 +195,13 @@ static __always_inline void judge_flow(struct __sk_buff *skb, struct flow *f, st
 		judge_datagram(f, trip, sk, f->frag ? 0 : s, sender != SENDER_RAW && sender != SENDER_NONE);
 		return;
 	}
-	if (answer)
+	if (answer) {
 		trip->v.answer = 1;
-	else
-		judge_sender(f, trip, sk);
-}
-
-/*
- * What is sent to oneself in the name of a neighbour comes back as if that one
- * had called, by this interface or another: it is no evidence.
- */
-static __noinline void disown(const struct flow *f, struct trip *trip)
-{
-	struct tuple t;
-
-	tuple_of(f, true, &t);
-	remember(trip->evidence, &t, DIR_OUT, trip->now);
+		return;
+	}
+	if (sender == SENDER_OTHER || !trip->ep) /* a ping socket */
+		look_at_source(f, trip);
+	judge_sender(f, trip, sk);
 }
 
 static __always_inline void judge_packet(struct __sk_buff *skb, struct flow *f, struct trip *trip)

@@ -139,8 +139,13 @@ struct bpf_sock {
 };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+struct list_head {
+	struct list_head *next;
+};
+
 struct net {
 	__u64 net_cookie; /* Linux 5.7 */
+	struct list_head dev_base_head;
 };
 
 typedef struct {
@@ -195,12 +200,47 @@ struct task_struct {
 	char comm[16];
 };
 
+struct in_ifaddr {
+	struct in_ifaddr *ifa_next;
+	__be32 ifa_local;
+};
+
+struct in_device {
+	struct in_ifaddr *ifa_list;
+};
+
+struct in6_addr {
+	__u8 bytes[16];
+};
+
+struct inet6_ifaddr {
+	struct in6_addr addr;
+	struct list_head if_list;
+};
+
+struct inet6_dev {
+	struct list_head addr_list;
+};
+
 struct net_device {
 	possible_net_t nd_net;
+	struct list_head dev_list;
+	struct in_device *ip_ptr;
+	struct inet6_dev *ip6_ptr;
+};
+
+struct sock_common {
+	possible_net_t skc_net;
 };
 
 struct sock {
+	struct sock_common __sk_common;
 	__u8 sk_kern_sock : 1; /* set for sockets that the kernel made for itself */
+};
+
+/* What is behind struct bpf_sock_addr. */
+struct bpf_sock_addr_kern {
+	struct sock *sk;
 };
 
 struct sk_buff {

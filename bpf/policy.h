@@ -223,7 +223,7 @@ static __always_inline __u32 rule_of(struct prefix_key *key, __u32 table, __u32 
 /*
  * Every layer must allow. The first layer that blocks decides; else the first
  * monitoring layer that would have. ep says which sources are the sender's own;
- * without it (no packet yet, or a device that came later) any is.
+ * without it (no packet yet, or a device that came later) f->foreign does.
  */
 __noinline int judge(struct flow *f, struct endpoint *ep, struct stack *stack, struct verdict *v)
 {
@@ -236,7 +236,7 @@ __noinline int judge(struct flow *f, struct endpoint *ep, struct stack *stack, s
 	v->reason = REASON_NONE;
 	v->rule = RULE_UNKNOWN;
 	v->layer = stack->layers - 1;
-	own = !ep || owns(ep, f->src) || is_dhcp(f);
+	own = (ep ? owns(ep, f->src) : !f->foreign) || is_dhcp(f);
 	for (__u32 i = 0; i < MAX_LAYERS; i++) {
 		__u32 table, rule = RULE_NONE;
 		__u8 reason = REASON_NONE;

@@ -81,7 +81,11 @@ static __noinline bool recall(struct socket_state *s, const struct tuple *t, str
 
 	for (int i = 0; i < 3; i++) {
 		r->turn = begin_read(s);
-		r->known = s->known;
+		/*
+		 * Told last about another container's packet: at a cgroup within another one that has a policy. That the
+		 * socket calls is so for both; that it was called, each has seen for itself or not.
+		 */
+		r->known = s->known && (s->subject == trip->subject || s->dir == DIR_OUT);
 		r->dir = s->dir;
 		r->same = s->known && s->subject == trip->subject && same_tuple(&s->tuple, t);
 		r->holds = r->same;

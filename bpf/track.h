@@ -13,6 +13,7 @@
  */
 #pragma once
 #include "sender.h"
+#include "own.h"
 
 extern void *bpf_cast_to_kern_ctx(void *) __ksym;
 
@@ -138,7 +139,8 @@ enum sender {
 
 /* One packet on its way out. */
 struct trip {
-	struct endpoint *ep;
+	struct __sk_buff *skb;
+	struct endpoint *ep; /* 0: at a cgroup */
 	void *evidence;
 	__u64 word;
 	__u64 now;
@@ -159,6 +161,14 @@ static __always_inline __u64 netns_cookie(struct __sk_buff *skb)
 static __always_inline struct endpoint_key device_of(struct __sk_buff *skb)
 {
 	return (struct endpoint_key){ .netns = netns_cookie(skb), .ifindex = skb->ifindex };
+}
+
+/* The network namespace of the packet's socket, for is_own(). */
+static __always_inline __u64 netns_of_socket(struct __sk_buff *skb)
+{
+	struct sk_buff *k = bpf_cast_to_kern_ctx(skb);
+
+	return (__u64)BPF_CORE_READ(k, sk, __sk_common.skc_net.net);
 }
 
 static __always_inline bool is_kernel_socket(struct __sk_buff *skb)
@@ -406,6 +416,7 @@ enum housekeeping {
 	FORGED_HOUSEKEEPING = 2,
 };
 
+/* Without ep (at a cgroup) what the kernel's own sockets send is believed to be from and to where it says. */
 static __noinline enum housekeeping housekeeping(const struct flow *f, const struct endpoint *ep, enum sender sender)
 {
 	__u8 type = f->icmp_type;
@@ -425,14 +436,14 @@ static __noinline enum housekeeping housekeeping(const struct flow *f, const str
 		 */
 		if (sender == SENDER_KERNEL && f->hop_limit == 255 && (type == 133 || type == 135 || type == 136) &&
 		    f->end - f->l4 <= ND_MAX &&
-		    (is_multicast(f->dst) || (f->dst[0] == 0xfe && (f->dst[1] & 0xc0) == 0x80) || on_link(ep, f->dst)) &&
-		    ((unnamed && type != 136) || owns(ep, f->src)))
+		    (is_multicast(f->dst) || (f->dst[0] == 0xfe && (f->dst[1] & 0xc0) == 0x80) || !ep || on_link(ep, f->dst)) &&
+		    ((unnamed && type != 136) || !ep || owns(ep, f->src)))
 			return HOUSEKEEPING;
 		return FORGED_HOUSEKEEPING;
 	}
 	/* The kernel gives its IGMP packets no socket (igmp_send_report). */
 	if (sender == (mld ? SENDER_KERNEL : SENDER_NONE) && f->hop_limit == 1 && is_multicast(f->dst) &&
-	    (unnamed || owns(ep, f->src)))
+	    (unnamed || !ep || owns(ep, f->src)))
 		return HOUSEKEEPING;
 	return NOT_HOUSEKEEPING;
 }

@@ -16,6 +16,10 @@ import (
 
 // Home is what the hooks at a container's cgroup know of it.
 type Home struct {
+	// Cgroup is the inode of the cgroup's directory. Its path may be another life's by
+	// the time that the hooks are to go. 0: whichever is there.
+	Cgroup uint64
+
 	Netns  uint64 // cookie of the container's network namespace
 	UserNS uint32 // inode of its user namespace: who is in another may lie about his executable
 
@@ -47,7 +51,7 @@ func (s *Set) cgroupHooks() []cgroupHook {
 // Gate puts the hooks at the cgroup of a container. Until it returns they refuse
 // whatever the cgroup's sockets send.
 func (s *Set) Gate(cgroup string, subject uint32, home Home) error {
-	dir, err := os.Open(cgroup)
+	dir, id, err := openCgroup(cgroup, home)
 	if err != nil {
 		return fmt.Errorf("attach to cgroup: %w", err)
 	}
@@ -57,15 +61,28 @@ func (s *Set) Gate(cgroup string, subject uint32, home Home) error {
 			return err
 		}
 	}
-	id, err := cgroupID(dir)
-	if err != nil {
-		return err
-	}
 	entry := newHome(subject, home)
 	if err := s.objs.Homes.Update(id, &entry, ebpf.UpdateAny); err != nil {
 		return fmt.Errorf("attach to cgroup %s: say whose it is: %w", cgroup, err)
 	}
 	return nil
+}
+
+// openCgroup opens a home's directory and returns its inode. The error wraps
+// [fs.ErrNotExist] if it is gone, also if another one is at its path.
+func openCgroup(cgroup string, home Home) (dir *os.File, id uint64, err error) {
+	if dir, err = os.Open(cgroup); err != nil {
+		return nil, 0, err
+	}
+	var st unix.Stat_t
+	if err = unix.Fstat(int(dir.Fd()), &st); err == nil && home.Cgroup != 0 && st.Ino != home.Cgroup {
+		err = fmt.Errorf("%s is another one now: %w", cgroup, fs.ErrNotExist)
+	}
+	if err != nil {
+		dir.Close()
+		return nil, 0, err
+	}
+	return dir, st.Ino, nil
 }
 
 func newHome(subject uint32, home Home) kernelHome {
@@ -74,14 +91,6 @@ func newHome(subject uint32, home Home) kernelHome {
 		entry.Flags = homeEverywhere
 	}
 	return entry
-}
-
-func cgroupID(dir *os.File) (uint64, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
-		return 0, fmt.Errorf("look at cgroup %s: %w", dir.Name(), err)
-	}
-	return st.Ino, nil
 }
 
 // attach: BPF_F_ALLOW_MULTI is what keeps a program there. One attached without
@@ -121,7 +130,7 @@ func (h cgroupHook) attached(dir *os.File) error {
 
 // Gated returns nil if the hooks are at the cgroup, for this container.
 func (s *Set) Gated(cgroup string, subject uint32, home Home) error {
-	dir, err := os.Open(cgroup)
+	dir, id, err := openCgroup(cgroup, home)
 	if err != nil {
 		return fmt.Errorf("check cgroup: %w", err)
 	}
@@ -131,10 +140,6 @@ func (s *Set) Gated(cgroup string, subject uint32, home Home) error {
 			return fmt.Errorf("check cgroup %s: bouheki's program is not in its place", cgroup)
 		}
 	}
-	id, err := cgroupID(dir)
-	if err != nil {
-		return err
-	}
 	var present kernelHome
 	if err := s.objs.Homes.Lookup(id, &present); err != nil || present != newHome(subject, home) {
 		return fmt.Errorf("check cgroup %s: its programs are another container's", cgroup)
@@ -142,24 +147,38 @@ func (s *Set) Gated(cgroup string, subject uint32, home Home) error {
 	return nil
 }
 
-// Ungate takes the hooks away. A cgroup that is gone is no error.
-func (s *Set) Ungate(cgroup string) (err error) {
-	dir, e := os.Open(cgroup)
-	if errors.Is(e, fs.ErrNotExist) {
-		return nil // the attachments went with the cgroup
+// Ungate takes the hooks away. A cgroup that is gone is no error: the attachments
+// go with it, and with the last socket that was made in it.
+func (s *Set) Ungate(cgroup string, home Home) (err error) {
+	dir, id, e := openCgroup(cgroup, home)
+	if e == nil {
+		defer dir.Close()
+		err = s.unhook(dir)
+	} else if id = home.Cgroup; !errors.Is(e, fs.ErrNotExist) {
+		err = fmt.Errorf("detach from cgroup: %w", e)
 	}
-	if e != nil {
-		return fmt.Errorf("detach from cgroup: %w", e)
-	}
-	defer dir.Close()
+	return errors.Join(err, s.disown(id))
+}
+
+func (s *Set) unhook(dir *os.File) (err error) {
 	for _, h := range s.cgroupHooks() {
 		if h.attached(dir) != nil {
 			continue
 		}
 		e := link.RawDetachProgram(link.RawDetachProgramOptions{Target: int(dir.Fd()), Program: h.program, Attach: h.at})
 		if e != nil && !gone(e) {
-			err = errors.Join(err, fmt.Errorf("detach from cgroup %s: %w", cgroup, e))
+			err = errors.Join(err, fmt.Errorf("detach from cgroup %s: %w", dir.Name(), e))
 		}
 	}
 	return err
+}
+
+// disown makes a cgroup nobody's, where the hooks refuse whatever is sent. The kernel
+// keeps the entry for as long as the cgroup has sockets, or is there and may get
+// hooks again: they must not be judged as the next container of that number.
+func (s *Set) disown(id uint64) error {
+	if err := s.objs.Homes.Update(id, &kernelHome{}, ebpf.UpdateAny); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("detach from cgroup: say that it is nobody's: %w", err)
+	}
+	return nil
 }

@@ -111,7 +111,7 @@ func (s *Set) removeEndpoints(subject uint32, endpoints map[kernelEndpointKey]ke
 // not let free, until the device goes too.
 func (s *Set) Abandon(setup Setup) (err error) {
 	if setup.Cgroup != "" {
-		err = s.Ungate(setup.Cgroup)
+		err = s.Ungate(setup.Cgroup, setup.Home)
 	}
 	endpoints, e := newEndpoints(setup)
 	return errors.Join(err, e, s.removeEndpoints(setup.Subject, endpoints), s.forget(setup.Subject))

@@ -307,7 +307,7 @@ func (s *Set) Remove(setup Setup) error {
 			func() error { return s.detach(wall, ebpf.AttachTCXEgress) })
 	}
 	if setup.Cgroup != "" {
-		steps = append(steps, func() error { return s.Ungate(setup.Cgroup) })
+		steps = append(steps, func() error { return s.Ungate(setup.Cgroup, setup.Home) })
 	}
 	err := s.together(steps...)
 	endpoints, _ := newEndpoints(setup)

@@ -107,7 +107,8 @@ type kernelFlow struct {
 	Ports     uint8
 	Addrs     uint8
 	SrcMac    [6]uint8
-	_         [2]byte
+	Foreign   uint8
+	_         [1]byte
 }
 
 type kernelHome struct {

@@ -35,7 +35,8 @@ func Recover(dir string) (*Set, error) {
 	// one that containers were started under last: map numbers rise.
 	newest := ebpf.MapID(0)
 	for id, s := range sets {
-		if id > newest && s.readSizes() == nil && s.mark == mark(dir) {
+		// Those that only look at what comes in know no policy: they come with those that judge.
+		if id > newest && s.objs.Subjects != nil && s.readSizes() == nil && s.mark == mark(dir) {
 			newest = id
 		}
 	}
@@ -78,7 +79,7 @@ func adopt(sets map[ebpf.MapID]*Set, id ebpf.ProgramID) {
 		}
 	}
 	own, ok := maps["endpoints"]
-	if !ok || maps["subjects"] == 0 {
+	if !ok {
 		return
 	}
 	s := sets[own]

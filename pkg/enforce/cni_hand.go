@@ -55,7 +55,7 @@ func (e *enforcer) takeOver(pod, rec store.Record, new map[uint32]*tables.Tables
 	defer func() {
 		if err != nil { // the plugin's record stands as before, and what it says holds
 			_, back := e.switchOne(networkOf(pod), pod.Layers, nil)
-			err = errors.Join(err, back, e.set.Ungate(rec.CgroupPath), e.store.Remove(rec.Key))
+			err = errors.Join(err, back, e.set.Ungate(rec.CgroupPath, home(rec)), e.store.Remove(rec.Key))
 		}
 	}()
 	if err := e.set.Gate(rec.CgroupPath, rec.Subject, home(rec)); err != nil {

@@ -118,7 +118,7 @@ func (e *enforcer) release(r store.Record, records []store.Record) error {
 		case e2 != nil:
 			err = errors.Join(err, e2)
 		case shared:
-			err = errors.Join(err, e.set.Ungate(r.CgroupPath))
+			err = errors.Join(err, e.set.Ungate(r.CgroupPath, home(r)))
 		default:
 			err = errors.Join(err, e.set.Remove(setup), e.freeReturned(r, setup))
 		}
