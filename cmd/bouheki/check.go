@@ -118,18 +118,24 @@ func readPolicy(host enforce.Config, nameOrFile string) (*policy.Policy, error) 
 	dir := policy.Dir(host.Policies)
 	p, err := dir.Load(nameOrFile)
 	names, _ := dir.List()
+	var problems policy.Problems
+	var problem policy.Problem
 	switch {
 	case err == nil:
 		return p, nil
-	case slices.Contains(names, nameOrFile):
-		// It is there, whatever is wrong with it.
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.As(err, &problems):
+		return nil, err // each of them names its file and line
+	case errors.As(err, &problem):
+		// The name could never be a policy's: no file is to blame, unless it is the name of one.
+		if !slices.Contains(names, nameOrFile) {
+			return nil, fmt.Errorf("load policy: %s", err)
+		}
+		return nil, fmt.Errorf("load policy: %w", err)
+	case errors.Is(err, fs.ErrNotExist) && !slices.Contains(names, nameOrFile):
 		return nil, fmt.Errorf("load policy %q: no such policy in %s\nhint: %s", nameOrFile, host.Policies, available(names))
-	case isFault(err):
-		// The name could never be a policy's: no file is to blame.
-		return nil, fmt.Errorf("load policy: %s", strings.TrimPrefix(err.Error(), "load policy: "))
+	default:
+		return nil, fmt.Errorf("load policy %q: %w", nameOrFile, err)
 	}
-	return nil, err
 }
 
 func available(names []string) string {

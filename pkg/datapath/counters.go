@@ -75,6 +75,7 @@ func (s *Set) Counters(subject uint32) (Counters, error) {
 type Entry struct {
 	Device  Device
 	Subject uint32
+	Inside  bool // a wall stands at the container's own device: it has no other end
 }
 
 // Endpoints lists the entries, for a sweep of what lost its record.
@@ -84,7 +85,7 @@ func (s *Set) Endpoints() ([]Entry, error) {
 	var value kernelEndpoint
 	iterator := s.objs.Endpoints.Iterate()
 	for iterator.Next(&key, &value) {
-		entries = append(entries, Entry{Device: Device{Netns: key.Netns, Index: key.Ifindex}, Subject: value.Subject})
+		entries = append(entries, Entry{Device: Device{Netns: key.Netns, Index: key.Ifindex}, Subject: value.Subject, Inside: value.Flags&endpointInside != 0})
 	}
 	if err := iterator.Err(); err != nil {
 		return nil, fmt.Errorf("list endpoints: %w", err)

@@ -85,6 +85,7 @@ func benchmarkRig(b *testing.B, n int) *rig {
 		fmt.Fprintf(&rules, "  \"%d.%d.%d.0/24\",\n", 11+i>>16, i>>8&255, i&255)
 	}
 	r.policy(b, "web", "allow = [\n"+rules.String()+"]\n")
+	time.Sleep(2500 * time.Millisecond) // as most are, it is older than what starts under it: policy.Stamp
 	own := r.Container
 	r.Container = r.neighbour(b)
 	mustDo(b, r.protect(r.start(b, keeperID), Wish{Policy: "web"}))

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -259,6 +260,26 @@ func TestCNIInsideEnds(t *testing.T) {
 	}
 	if err != nil || swept.Containers != 1 {
 		t.Errorf("swept %+v, %v", swept, err)
+	}
+}
+
+// Without records, a wall inside a container lives as long as the namespace it is in.
+func TestCNIInsideStrays(t *testing.T) {
+	r := newRig(t)
+	r.inside(t, macvlan)
+	l := r.start(t, webID)
+	mustDo(t, r.config.CNIAdd(r.cniCall(t, "net", "eth0", `"policy": "web"`, trust)))
+	mustDo(t, os.RemoveAll(r.config.State))
+	if swept, err := r.config.Sweep(); err != nil || swept.Strays != 0 {
+		t.Errorf("while a process is in the namespace: swept %+v, %v", swept, err)
+	}
+	r.reaches(t, "after a sweep without records", map[string]bool{allowed: true, denied: false})
+	l.end(t)
+	mustDo(t, r.Container.Close())
+	r.Container = -1
+	swept, err := r.config.Sweep()
+	if err != nil || swept.Strays != 1 || swept.Tables != 1 {
+		t.Errorf("after its end: swept %+v, %v", swept, err)
 	}
 }
 

@@ -3,9 +3,12 @@
 package enforce
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/bouheki/bouheki/pkg/policy"
 	"github.com/bouheki/bouheki/pkg/store"
 	"github.com/bouheki/bouheki/pkg/tables"
 )
@@ -40,7 +43,7 @@ func (e *enforcer) resolve(sources []source) ([]store.Layer, map[uint32]*tables.
 func (e *enforcer) table(s source) (store.Table, *tables.Tables, error) {
 	known, _ := e.store.Tables()
 	for _, t := range known {
-		if t.Policy == s.name && equalInline(t.Inline, s.inline) && e.set.HasTable(t.ID) && e.config.unchanged(t) {
+		if t.Policy == s.name && equalInline(t.Inline, s.inline) && e.set.HasTable(t.ID) && e.unchanged(t) {
 			// Whether these annotations may say that does not depend on the table.
 			if s.trusted || s.name == InlineName || onlyTightens(s.inline) {
 				return t, nil, nil
@@ -72,6 +75,52 @@ func (e *enforcer) table(s source) (store.Table, *tables.Tables, error) {
 		return store.Table{}, nil, err
 	}
 	return t, compiled, nil
+}
+
+// unchanged says whether the files that a table was made of are the same today.
+// Its includes are named in files that are compared too, so none can be missing.
+func (e *enforcer) unchanged(t store.Table) bool {
+	files, restamped := slices.Clone(t.Files), false
+	for i, f := range t.Files {
+		stamp, err := e.vouched(f)
+		if err != nil {
+			return false
+		}
+		if stamp != policy.Stamp(f.Stamp) && stamp.Settled() {
+			files[i].Stamp, restamped = store.Stamp(stamp), true
+		}
+	}
+	if restamped {
+		t.Files = files
+		_ = e.store.Restamp(t) // else the next one reads the file again
+	}
+	return true
+}
+
+var errChanged = errors.New("it has changed")
+
+// vouched returns a stamp that a file had while it had the content that f says. The
+// stamp that f has saves reading the file, except for who was asked to read it again.
+func (e *enforcer) vouched(f store.File) (policy.Stamp, error) {
+	dir, was := policy.Dir(e.config.Policies), policy.Stamp(f.Stamp)
+	if now, err := dir.Stamp(f.Path); err != nil || !e.reread && was.Vouches(now) {
+		return was, err
+	}
+	read, known := e.sums[f.Path]
+	if !known {
+		var err error
+		if read.sum, read.stamp, err = dir.Sum(f.Path); err != nil {
+			return policy.Stamp{}, err
+		}
+		if e.sums == nil {
+			e.sums = map[string]fileSum{}
+		}
+		e.sums[f.Path] = read // several tables may have been made of earlier contents
+	}
+	if read.sum != f.SHA256 {
+		return policy.Stamp{}, errChanged
+	}
+	return read.stamp, nil
 }
 
 func (e *enforcer) freeTable(known []store.Table) (uint32, error) {

@@ -195,6 +195,10 @@ func reparse(t store.Table, sources [][]byte) (*policy.Policy, error) {
 // digest identifies the content of a table: everything that decides what is in
 // it and what its rules are called.
 func digest(name string, inline store.Inline, files []store.File) string {
+	files = slices.Clone(files)
+	for i := range files {
+		files[i].Stamp = store.Stamp{} // when it was written makes no other policy
+	}
 	doc, _ := json.Marshal(struct {
 		Name   string
 		Inline store.Inline
@@ -207,7 +211,7 @@ func digest(name string, inline store.Inline, files []store.File) string {
 // files lists the files of a policy with the digest of each.
 func files(p *policy.Policy) (list []store.File, data [][]byte) {
 	for _, f := range p.Files {
-		list = append(list, store.File{Name: f.Name, Path: f.Path, SHA256: sum(f.Data)})
+		list = append(list, store.File{Name: f.Name, Path: f.Path, SHA256: sum(f.Data), Stamp: store.Stamp(f.Stamp)})
 		data = append(data, f.Data)
 	}
 	return list, data
@@ -216,18 +220,6 @@ func files(p *policy.Policy) (list []store.File, data [][]byte) {
 func sum(data []byte) string {
 	s := sha256.Sum256(data)
 	return hex.EncodeToString(s[:])
-}
-
-// unchanged says whether the files that a table was made of are the same today.
-// Its includes are named in files that are compared too, so none can be missing.
-func (c Config) unchanged(t store.Table) bool {
-	for _, f := range t.Files {
-		data, err := policy.Dir(c.Policies).Read(f.Path)
-		if err != nil || sum(data) != f.SHA256 {
-			return false
-		}
-	}
-	return true
 }
 
 // concerns says whether a container is to be protected at all. Without a wish, a

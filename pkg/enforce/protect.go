@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bouheki/bouheki/pkg/datapath"
+	"github.com/bouheki/bouheki/pkg/policy"
 	"github.com/bouheki/bouheki/pkg/runtime"
 	"github.com/bouheki/bouheki/pkg/store"
 	"github.com/bouheki/bouheki/pkg/tables"
@@ -53,6 +54,15 @@ type enforcer struct {
 	store  *store.Store
 	set    *datapath.Set
 	tables map[uint32]store.Table // those that were resolved
+
+	reread bool               // policy files are read whatever their stamps say
+	sums   map[string]fileSum // of the files that were read, by path
+}
+
+// fileSum is the SHA-256 of a file, and the stamp that it had then.
+type fileSum struct {
+	sum   string
+	stamp policy.Stamp
 }
 
 func (c Config) openOrLoad(s *store.Store) (*datapath.Set, error) {

@@ -19,7 +19,13 @@ import (
 	"github.com/bouheki/bouheki/test/lab"
 )
 
-func TestMain(m *testing.M) { os.Exit(lab.Main(m)) }
+func TestMain(m *testing.M) {
+	if job := os.Getenv(childVariable); job != "" {
+		updateChild(job)
+		return
+	}
+	os.Exit(lab.Main(m))
+}
 
 // rig is a host with its configuration, and a container that waits for its hook.
 type rig struct {

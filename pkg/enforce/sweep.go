@@ -52,7 +52,8 @@ func (e *enforcer) sweep() (swept Swept, err error) {
 }
 
 // sweepStrays frees kernel entries that no record names (the state directory was
-// lost) once their devices are gone. While a device lives its policy holds.
+// lost) once their devices are gone, or, of devices without an end on the host's side,
+// their network namespaces. While a device lives its policy holds.
 func (e *enforcer) sweepStrays(records []store.Record) (int, error) {
 	known := map[uint32]bool{}
 	for _, r := range records {
@@ -66,13 +67,27 @@ func (e *enforcer) sweepStrays(records []store.Record) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	// The entries of the container's own side can't be seen from here: the host's speak for them.
+	// The entries of the container's own side can't be seen from here: the host's speak for
+	// them, and where there is none, the network namespace. If that is one which we don't
+	// find, its devices drop from now on.
+	var spaces map[uint64]bool
 	living, dead := map[uint32]bool{}, map[uint32]bool{}
 	for _, entry := range entries {
-		if known[entry.Subject] || entry.Device.Netns != host {
+		if known[entry.Subject] || entry.Device.Netns != host && !entry.Inside {
 			continue
 		}
-		if runtime.DeviceExists(int(entry.Device.Index)) {
+		lives := false
+		if entry.Device.Netns == host {
+			lives = runtime.DeviceExists(int(entry.Device.Index))
+		} else {
+			if spaces == nil {
+				if spaces, err = runtime.NetnsCookies(); err != nil {
+					return 0, err
+				}
+			}
+			lives = spaces[entry.Device.Netns]
+		}
+		if lives {
 			living[entry.Subject] = true
 		} else {
 			dead[entry.Subject] = true

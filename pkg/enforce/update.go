@@ -34,7 +34,8 @@ type Updated struct {
 // Updated; the error is about those that can't be found (then nothing was changed)
 // and, with Change.All, about records that can't be read.
 //
-// The files of every layer are read again. Which layers there are:
+// The files of every layer are read again, even if their stamps say that nobody has
+// touched them. Which layers there are:
 //
 //   - The floor is the one that the host configuration names now, if any: it is for
 //     every protected container. The host's `default` is for those that start, and
@@ -73,6 +74,7 @@ func (c Config) Update(change Change) ([]Updated, error) {
 		var some []Updated
 		rest := chosen
 		err := c.locked(func(e *enforcer) error {
+			e.reread = true
 			some, rest = e.update(chosen, change)
 			return nil
 		})

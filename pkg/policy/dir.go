@@ -3,8 +3,11 @@
 package policy
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -26,15 +29,22 @@ var ErrUnsafe = errors.New("not safe to trust")
 // Load reads the policy NAME.toml and what it includes.
 //
 // Faults of the policy are returned as Problems; an unknown name wraps
-// fs.ErrNotExist, a file that cannot be trusted ErrUnsafe.
+// fs.ErrNotExist, a file that cannot be trusted ErrUnsafe. All of them name the file, or
+// the name that is none; what it was wanted for is for the caller to say.
 func (d Dir) Load(name string) (*Policy, error) {
 	return checkedDir{string(d), rootUID}.load(name)
 }
 
-// Read returns the bytes of one policy file of the directory (File.Path of a
-// loaded policy) after the same checks, to see whether it changed.
-func (d Dir) Read(path string) ([]byte, error) {
-	return checkedDir{string(d), rootUID}.read(path)
+// Stamp returns the stamp of one policy file of the directory (File.Path of a loaded
+// policy) after the same checks. The file is not read.
+func (d Dir) Stamp(path string) (Stamp, error) {
+	return checkedDir{string(d), rootUID}.stamp(path)
+}
+
+// Sum returns the SHA-256 of one policy file of the directory, in lower-case hex, after
+// the same checks, and the stamp that it had before it was read.
+func (d Dir) Sum(path string) (string, Stamp, error) {
+	return checkedDir{string(d), rootUID}.sum(path)
 }
 
 // List returns the names of all policies, sorted: every file that ends in
@@ -67,28 +77,52 @@ type checkedDir struct {
 
 func (d checkedDir) load(name string) (*Policy, error) {
 	if err := CheckName(name); err != nil {
-		return nil, fmt.Errorf("load policy: %w", err)
+		return nil, err
 	}
 	main, err := d.file(name)
 	if err != nil {
-		return nil, fmt.Errorf("load policy %q: %w", name, err)
+		return nil, err
 	}
 	return load(main, d.file)
 }
 
-func (d checkedDir) file(name string) (File, error) {
-	path := filepath.Join(d.path, name+Extension)
-	data, err := d.read(path)
-	return File{name, path, data}, err
+func (d checkedDir) file(name string) (f File, err error) {
+	f = File{Name: name, Path: filepath.Join(d.path, name+Extension)}
+	f.Stamp, err = d.with(f.Path, func(r io.Reader) (err error) {
+		f.Data, err = readAll(r, f.Path)
+		return err
+	})
+	return f, err
 }
 
-func (d checkedDir) read(path string) ([]byte, error) {
+func (d checkedDir) stamp(path string) (Stamp, error) {
+	return d.with(path, func(io.Reader) error { return nil })
+}
+
+// sum keeps nothing of the file: with 100,000 rules what a growing buffer costs is
+// more than the hash.
+func (d checkedDir) sum(path string) (sum string, stamp Stamp, err error) {
+	stamp, err = d.with(path, func(r io.Reader) error {
+		hash := sha256.New()
+		n, err := io.Copy(hash, io.LimitReader(r, MaxFileSize+1))
+		if err == nil && n > MaxFileSize {
+			err = tooLong(path)
+		}
+		sum = hex.EncodeToString(hash.Sum(nil))
+		return err
+	})
+	return sum, stamp, err
+}
+
+// with opens a file and checks that it can be trusted, gives it to use and returns the
+// stamp that it had before.
+func (d checkedDir) with(path string, use func(io.Reader) error) (stamp Stamp, err error) {
 	if filepath.Dir(path) != filepath.Clean(d.path) {
-		return nil, fmt.Errorf("%s: outside %s: %w", path, d.path, ErrUnsafe)
+		return Stamp{}, fmt.Errorf("%s: outside %s: %w", path, d.path, ErrUnsafe)
 	}
 	root, err := os.OpenRoot(d.path)
 	if err != nil {
-		return nil, err
+		return Stamp{}, err
 	}
 	defer root.Close()
 
@@ -96,26 +130,29 @@ func (d checkedDir) read(path string) ([]byte, error) {
 	// root refuses what leads out of the directory.
 	file, err := root.OpenFile(filepath.Base(path), os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, d.openError(path, err)
+		return Stamp{}, d.openError(path, err)
 	}
 	defer file.Close()
 
 	// The open file first, then the way to it: nobody but the owner can have
 	// changed a way on which nobody else may write.
-	info, err := file.Stat()
+	stamp, info, err := stampOf(file)
 	if err != nil {
-		return nil, err
+		return Stamp{}, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s: no regular file: %w", path, ErrUnsafe)
+		return Stamp{}, fmt.Errorf("%s: no regular file: %w", path, ErrUnsafe)
 	}
 	if err := d.check(path, info); err != nil {
-		return nil, err
+		return Stamp{}, err
 	}
 	if err := d.checkWay(path); err != nil {
-		return nil, err
+		return Stamp{}, err
 	}
-	return readAll(file, path)
+	if err := use(file); err != nil {
+		return Stamp{}, err
+	}
+	return stamp, nil
 }
 
 // openError tells a symlink that leads out from a file that is not there.

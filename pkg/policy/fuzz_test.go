@@ -32,7 +32,7 @@ func FuzzParse(f *testing.F) {
 				t.Errorf("outline: %s", at)
 			}
 		}
-		files := []File{{"web", "web.toml", data}}
+		files := []File{{Name: "web", Path: "web.toml", Data: data}}
 		p, err := Parse("web", files)
 		if err != nil {
 			for _, problem := range err.(Problems) {

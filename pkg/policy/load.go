@@ -49,10 +49,10 @@ func ParseFile(path string) (*Policy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read policy: %w", err)
 	}
-	return load(File{name, path, data}, func(name string) (File, error) {
+	return load(File{Name: name, Path: path, Data: data}, func(name string) (File, error) {
 		path := filepath.Join(dir, name+Extension)
 		data, err := readFile(path)
-		return File{name, path, data}, err
+		return File{Name: name, Path: path, Data: data}, err
 	})
 }
 
@@ -72,10 +72,12 @@ func readAll(r io.Reader, path string) ([]byte, error) {
 		return nil, err
 	}
 	if len(data) > MaxFileSize {
-		return nil, fmt.Errorf("%s: over %d MiB", path, MaxFileSize>>20)
+		return nil, tooLong(path)
 	}
 	return data, nil
 }
+
+func tooLong(path string) error { return fmt.Errorf("%s: over %d MiB", path, MaxFileSize>>20) }
 
 // Parse reads a policy from bytes in hand: files[0] is the policy, the others
 // are what it includes. It gives the same policy as Load gave when the files

@@ -91,7 +91,7 @@ func ruleLines(rules []Rule) []string {
 // TestIncludeOnce: a file that two others include counts once, where it was
 // first met.
 func TestIncludeOnce(t *testing.T) {
-	file := func(name, text string) File { return File{name, name + ".toml", []byte(text)} }
+	file := func(name, text string) File { return File{Name: name, Path: name + ".toml", Data: []byte(text)} }
 	p, err := Parse("a", []File{
 		file("a", `include = ["b", "c", "b"]`+"\n"+`allow = ["10.0.0.1"]`),
 		file("b", `include = ["d"]`+"\n"+`allow = ["10.0.0.2"]`),
@@ -173,7 +173,7 @@ func manyRules(n int) []byte {
 // is right.
 func TestManyRules(t *testing.T) {
 	parse := func(n int) time.Duration {
-		files := []File{{"many", "many.toml", manyRules(n)}}
+		files := []File{{Name: "many", Path: "many.toml", Data: manyRules(n)}}
 		best := time.Hour
 		for range 3 {
 			begin := time.Now()
@@ -199,7 +199,7 @@ func TestManyRules(t *testing.T) {
 func TestManyMistakes(t *testing.T) {
 	const n = 100_000
 	text := strings.ReplaceAll(string(manyRules(n)), "/32", "/33")
-	_, err := Parse("many", []File{{"many", "many.toml", []byte(text)}})
+	_, err := Parse("many", []File{{Name: "many", Path: "many.toml", Data: []byte(text)}})
 	var problems Problems
 	if !errors.As(err, &problems) || len(problems) != n || problems[n-1].Line != n+1 {
 		t.Errorf("%d problems", len(problems))
@@ -208,7 +208,7 @@ func TestManyMistakes(t *testing.T) {
 
 func BenchmarkParse(b *testing.B) {
 	for _, n := range []int{10, 1000, 100_000} {
-		files := []File{{"many", "many.toml", manyRules(n)}}
+		files := []File{{Name: "many", Path: "many.toml", Data: manyRules(n)}}
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {

@@ -82,6 +82,9 @@ type File struct {
 	Name string // policy name, without directory and .toml
 	Path string // where it was read, as shown to people
 	Data []byte
+	// Stamp is the file's from before it was read; the zero Stamp if it did not come
+	// from a Dir.
+	Stamp Stamp
 }
 
 // Rules returns all rules: the top level's Deny, its Allow, then of each

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
@@ -128,6 +129,48 @@ func NetnsCookie(path string) (cookie uint64, err error) {
 		return 0, fmt.Errorf("read cookie of network namespace %s: %w", path, err)
 	}
 	return cookie, nil
+}
+
+// NetnsCookies returns the SO_NETNS_COOKIE of each network namespace that a process is
+// in, or that is mounted where we see it. One that is held by nothing but a descriptor,
+// or a mount in another mount namespace, is not among them.
+func NetnsCookies() (map[uint64]bool, error) {
+	var paths []string
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("find network namespaces: %w", err)
+	}
+	for _, entry := range entries {
+		if _, err := strconv.Atoi(entry.Name()); err == nil {
+			paths = append(paths, "/proc/"+entry.Name()+"/ns/net")
+		}
+	}
+	mounts, err := ownMounts()
+	if err != nil {
+		return nil, fmt.Errorf("find network namespaces: %w", err)
+	}
+	for _, m := range mounts.mounts {
+		if m.fstype == "nsfs" && strings.HasPrefix(m.root, "net:") {
+			paths = append(paths, m.point)
+		}
+	}
+	cookies, seen := map[uint64]bool{}, map[nsID]bool{}
+	for _, path := range paths {
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil || seen[nsID{st.Dev, st.Ino}] {
+			continue // a process that has ended, a mount that another one hides
+		}
+		seen[nsID{st.Dev, st.Ino}] = true
+		cookie, err := NetnsCookie(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		cookies[cookie] = true
+	}
+	return cookies, nil
 }
 
 // InNetns runs f on a thread in the network namespace that has the cookie. It is

@@ -17,7 +17,8 @@ import (
 )
 
 // Table describes one set of policy tables in the kernel and keeps the policy it
-// was made from. It never changes: another content is another ID. Whoever reads
+// was made from. It never changes, the stamps of its files excepted: another content is
+// another ID. Whoever reads
 // an event later finds here the rules as they were when the kernel judged by
 // them, whatever was done to the files since.
 type Table struct {
@@ -50,6 +51,18 @@ type File struct {
 	Name   string `json:"name"`
 	Path   string `json:"path"`
 	SHA256 string `json:"sha256"` // lower-case hex; filled in by PutTable
+	Stamp  Stamp  `json:"stamp,omitzero"`
+}
+
+// Stamp is what the file system said of a file when it last had that content: see
+// package policy, whose Stamp it is.
+type Stamp struct {
+	Device   uint64 `json:"device"`
+	Inode    uint64 `json:"inode"`
+	Size     int64  `json:"size"`     // bytes
+	Modified int64  `json:"modified"` // this and what follows: nanoseconds since 1970
+	Changed  int64  `json:"changed"`
+	Seen     int64  `json:"seen"`
 }
 
 var digestForm = regexp.MustCompile(`^[0-9a-f]{64}$`)
@@ -128,6 +141,24 @@ func (s *Store) PutTable(t Table, sources [][]byte) (err error) {
 		return err
 	}
 	return s.boot.Rename(temp, tableDir(t.ID, t.Digest))
+}
+
+// Restamp notes in a table new stamps of its files: t is what was read, with nothing
+// else changed.
+func (s *Store) Restamp(t Table) (err error) {
+	defer wrap(&err, "write table %d", t.ID)
+	if err := s.writable(); err != nil {
+		return err
+	}
+	data, err := encode(t, 0)
+	if err != nil {
+		return err
+	}
+	name := tableDir(t.ID, t.Digest) + "/table.json"
+	if _, err := s.boot.Lstat(name); err != nil {
+		return ignoreMissing(err) // to write it would make half a table
+	}
+	return write(s.boot, name, data)
 }
 
 func tempTable(id uint32) string { return fmt.Sprintf("%s/%s%d", tablesDir, tempPrefix, id) }

@@ -226,7 +226,7 @@ func TestRefused(t *testing.T) {
 }
 
 // noPolicy is what the plugin says of a network with the policy "nope". POLICIES is the directory.
-const noPolicy = "bouheki: read policy \"nope\": load policy \"nope\": POLICIES/nope.toml: no such file or directory; hint: `bouheki check` lists the policies of POLICIES"
+const noPolicy = "bouheki: read policy \"nope\": POLICIES/nope.toml: no such file or directory; hint: `bouheki check` lists the policies of POLICIES"
 
 // says is a message of the plugin as it is in this installation.
 func (h *host) says(message string) string {
