@@ -10,6 +10,7 @@
 #include "judge.h"
 #include "reply.h"
 #include "cgroup.h"
+#include "interface.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -32,14 +33,6 @@ static __always_inline int drop_unowned(__u32 len)
 
 	count(0, &v, len);
 	return TCX_DROP;
-}
-
-/* Not inline: the stack has no room for the key beside all that judging needs. */
-static __noinline struct endpoint *endpoint_at(struct __sk_buff *skb)
-{
-	struct endpoint_key key = device_of(skb);
-
-	return endpoint_of(&key);
 }
 
 static __always_inline int judge_frame(struct __sk_buff *skb, struct flow *f, bool parsed)

@@ -166,7 +166,15 @@ struct speaker {
 	struct who who;
 };
 
+#define HOME_HOST 2	  /* of the host: leaves alone what a cgroup below judges, and the kernel's own sockets */
 #define HOME_EVERYWHERE 1 /* its sockets are judged in whatever netns they are */
+
+/* Of a socket: which policy judged what it called or sent last, at the cgroup closest to it. */
+struct closest {
+	__u64 word; /* the subject's word then */
+	__u32 subject;
+	__u32 pad;
+};
 
 /* Of a cgroup that the socket hooks are attached to. */
 struct home {

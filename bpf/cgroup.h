@@ -50,6 +50,93 @@ static __always_inline bool begin(const struct home *home, struct trip *trip)
 	return trip->evidence && trip->word && trip->stack.layers;
 }
 
+/*
+ * A cgroup's hooks run before those of the cgroups above it, for every call and packet
+ * anew. The closest one to the socket leaves its name there, so that the ones above know
+ * that somebody has judged already: the host's leaves it at that, others judge too,
+ * without a memory of their own. A name counts while its subject has the very word that
+ * it had then: hooks that are detached have none, and numbers that are given out again
+ * have another.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct closest);
+} closests SEC(".maps");
+
+enum standing {
+	STANDS_CLOSEST = 0, /* nobody else has judged */
+	STANDS_ABOVE = 1,
+	STANDS_ASIDE = 2, /* nothing to judge */
+};
+
+static __noinline enum standing stand(struct bpf_sock *sk, const struct home *home)
+{
+	struct closest *c = bpf_sk_storage_get(&closests, sk, 0, home->flags & HOME_HOST ? 0 : BPF_SK_STORAGE_GET_F_CREATE);
+	struct subject *subject;
+	__u32 number;
+	__u64 word;
+
+	if (!c)
+		return STANDS_CLOSEST;
+	number = c->subject;
+	subject = bpf_map_lookup_elem(&subjects, &number);
+	if (number != home->subject && c->word && subject && *(volatile __u64 *)&subject->word == c->word)
+		return home->flags & HOME_HOST ? STANDS_ASIDE : STANDS_ABOVE;
+	if (home->flags & HOME_HOST)
+		return STANDS_CLOSEST;
+	number = home->subject;
+	subject = bpf_map_lookup_elem(&subjects, &number);
+	word = subject ? *(volatile __u64 *)&subject->word : 0;
+	if (c->subject != number || c->word != word) {
+		c->word = 0;
+		c->subject = number;
+		c->word = word;
+	}
+	return STANDS_CLOSEST;
+}
+
+/*
+ * NFS and tunnels. Those below an MPTCP socket are not the kernel's own: what it sends
+ * over them is the caller's. They belong to the other's struct socket, also when the
+ * peer speaks no MPTCP and they are plain TCP; a further one has none yet when it opens.
+ */
+static __always_inline bool is_kernels_own(struct sock *sk, struct bpf_sock *known)
+{
+	return sk && BPF_CORE_READ_BITFIELD(sk, sk_kern_sock) && sk->sk_socket->sk == sk && !bpf_skc_to_mptcp_sock(known);
+}
+
+/* In a call it counts too who calls: AF_SMC, and MPTCP at first, have the kernel call for them. */
+static __always_inline bool is_kernels_call(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock_addr_kern *k = bpf_cast_to_kern_ctx(ctx);
+
+	return bpf_get_current_task_btf()->flags & PF_KTHREAD && is_kernels_own(k->sk, ctx->sk);
+}
+
+/* What a socket was told here. It has one memory: the closest cgroup's. */
+static __noinline struct socket_state *memory_of(struct bpf_sock *sk, const struct home *home)
+{
+	struct closest *c = bpf_sk_storage_get(&closests, sk, 0, 0);
+
+	if (c && c->subject != home->subject)
+		return 0;
+	return bpf_sk_storage_get(&members, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+}
+
+static __noinline enum standing stand_at(struct __sk_buff *skb, const struct home *home)
+{
+	struct bpf_sock *sk = skb->sk ? bpf_sk_fullsock(skb->sk) : 0;
+	struct sk_buff *k = bpf_cast_to_kern_ctx(skb);
+
+	if (!sk)
+		return STANDS_CLOSEST;
+	if (home->flags & HOME_HOST && is_kernels_own(k->sk, sk))
+		return STANDS_ASIDE;
+	return stand(sk, home);
+}
+
 static __always_inline bool parse_packet(struct __sk_buff *skb, struct flow *f)
 {
 	/* No link-layer header here. */
@@ -77,6 +164,8 @@ static __noinline int judge_at_cgroup(struct __sk_buff *skb, const struct home *
 	struct flow f = {};
 	enum sender sender;
 
+	if (stand_at(skb, home) == STANDS_ASIDE)
+		return GATE_PASS;
 	if (!begin(home, &trip))
 		return GATE_DROP;
 	if (!parse_packet(skb, &f)) {
@@ -91,7 +180,7 @@ static __noinline int judge_at_cgroup(struct __sk_buff *skb, const struct home *
 			sk = 0;
 		}
 		if (!judge_housekeeping(&f, &trip, sender))
-			judge_flow(skb, &f, &trip, sk, sk ? bpf_sk_storage_get(&members, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0, sender);
+			judge_flow(skb, &f, &trip, sk, sk ? memory_of(sk, home) : 0, sender);
 		if (f.frag == FRAG_FIRST)
 			note_fragment(&f, &trip);
 	}
@@ -200,6 +289,8 @@ int bouheki_arrival(struct __sk_buff *skb)
 
 	if (!home->subject || key.ifindex == LOOPBACK_IFINDEX || wall_at(&key) == home->subject)
 		return GATE_PASS;
+	if (home->flags & HOME_HOST && key.netns != home->netns)
+		return GATE_PASS;
 	if (!parse_packet(skb, &f) || f.frag == FRAG_LATER)
 		return GATE_PASS;
 	note_inbound(home->subject, &f);
@@ -291,11 +382,16 @@ static __always_inline __u64 netns_of_caller(struct bpf_sock_addr *ctx)
 static __noinline int judge_call(struct bpf_sock_addr *ctx, struct bpf_sock *sk, const struct home *home, struct flow *f)
 {
 	struct trip trip = { .v = { .rule = RULE_UNKNOWN } };
+	enum standing standing = stand(sk, home);
 	struct tuple t;
 	struct who w;
 
+	if (home->flags & HOME_HOST &&
+	    (standing == STANDS_ASIDE || bpf_get_netns_cookie(ctx) != home->netns || is_kernels_call(ctx)))
+		return GATE_PASS;
 	who_calls(home->user_ns, &w);
-	note_speaker(sk, &w);
+	if (standing == STANDS_CLOSEST)
+		note_speaker(sk, &w);
 	if (!home->subject)
 		return GATE_DROP;
 	if (is_unspecified(f->dst) || is_local(home->netns, f->dst))

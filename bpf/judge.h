@@ -6,6 +6,14 @@
 #pragma once
 #include "known.h"
 
+/* Not inline: the stack has no room for the key beside all that judging needs. */
+static __noinline struct endpoint *endpoint_at(struct __sk_buff *skb)
+{
+	struct endpoint_key key = device_of(skb);
+
+	return endpoint_of(&key);
+}
+
 /* ARP passes only as the 28 bytes that it is, and only in the interface's own name. */
 static __noinline __u8 judge_arp(struct __sk_buff *skb, const struct endpoint *ep)
 {

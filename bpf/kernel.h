@@ -233,8 +233,13 @@ struct sock_common {
 	possible_net_t skc_net;
 };
 
+struct socket {
+	struct sock *sk;
+};
+
 struct sock {
 	struct sock_common __sk_common;
+	struct socket *sk_socket;
 	__u8 sk_kern_sock : 1; /* set for sockets that the kernel made for itself */
 };
 

@@ -55,7 +55,7 @@ echo "${COMPREPLY[*]}"
 `
 	for line, want := range map[string]string{
 		"bouheki l":                     "ls logs",
-		"bouheki ":                      strings.TrimSpace("ls logs check explain update gc version completion help --config --help --version"),
+		"bouheki ":                      strings.TrimSpace("ls logs check explain update run attach detach gc version completion help --config --help --version"),
 		"bouheki ls --":                 "--help --config --all --json",
 		"bouheki logs -":                "--help -h --config --follow -f --json --since",
 		"bouheki logs --since ":         "",
@@ -64,6 +64,12 @@ echo "${COMPREPLY[*]}"
 		"bouheki check -":               "--help -h --config --import",
 		"bouheki explain --policy a":    "a-b",
 		"bouheki update web --policy a": "a-b",
+		"bouheki attach x --mode ":      "block monitor",
+		"bouheki attach x --pid ":       "",
+		"bouheki detach -":              "--help -h --config",
+		"bouheki run -":                 "--help -h --config --policy --allow --deny --mode",
+		"bouheki run --policy a":        "a-b",
+		"bouheki attach -":              "--help -h --config --interface --pid --cgroup --host --policy --allow --deny --mode --force",
 		"bouheki update -":              "--help -h --config --all -a --policy",
 		"bouheki --config x.toml c":     "check completion",
 		"bouheki --config x.toml ls -":  "--help -h --config --all -a --json",

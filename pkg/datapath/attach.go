@@ -32,7 +32,10 @@ func (w Wall) judged() ebpf.AttachType {
 
 // program is the one that belongs at a hook of a wall.
 func (s *Set) program(wall Wall, at ebpf.AttachType) *ebpf.Program {
-	if at == wall.judged() {
+	switch {
+	case at == wall.judged() && wall.Anybody:
+		return s.objs.BouhekiLeave
+	case at == wall.judged():
 		return s.objs.BouhekiOut
 	}
 	return s.objs.BouhekiIn

@@ -27,9 +27,16 @@ type Home struct {
 	// Else those of a namespace made inside pass: what they send is forwarded, and
 	// judged at a wall of the container's own.
 	Everywhere bool
+
+	// Host: it is the host's root cgroup. Sockets that are judged by a cgroup of
+	// their own, and the kernel's, pass.
+	Host bool
 }
 
-const homeEverywhere = 1 // HOME_EVERYWHERE
+const (
+	homeEverywhere = 1 // HOME_EVERYWHERE
+	homeHost       = 2 // HOME_HOST
+)
 
 type cgroupHook struct {
 	program *ebpf.Program
@@ -39,8 +46,8 @@ type cgroupHook struct {
 func (s *Set) cgroupHooks() []cgroupHook {
 	o := &s.objs
 	return []cgroupHook{
+		{o.BouhekiArrival, ebpf.AttachCGroupInetIngress}, // first: see gateWith
 		{o.BouhekiGate, ebpf.AttachCGroupInetEgress},
-		{o.BouhekiArrival, ebpf.AttachCGroupInetIngress},
 		{o.BouhekiConn4, ebpf.AttachCGroupInet4Connect},
 		{o.BouhekiConn6, ebpf.AttachCGroupInet6Connect},
 		{o.BouhekiSend4, ebpf.AttachCGroupUDP4Sendmsg},
@@ -51,19 +58,33 @@ func (s *Set) cgroupHooks() []cgroupHook {
 // Gate puts the hooks at the cgroup of a container. Until it returns they refuse
 // whatever the cgroup's sockets send.
 func (s *Set) Gate(cgroup string, subject uint32, home Home) error {
+	return s.gateWith(cgroup, subject, home, func() error { return nil })
+}
+
+// gateWith calls seed when what comes in is remembered, and before anything is
+// judged. The first program brings the cgroup's storage, and lets everything pass:
+// where the policy is in place already, nothing is refused without being judged.
+func (s *Set) gateWith(cgroup string, subject uint32, home Home, seed func() error) error {
 	dir, id, err := openCgroup(cgroup, home)
 	if err != nil {
 		return fmt.Errorf("attach to cgroup: %w", err)
 	}
 	defer dir.Close()
-	for _, h := range s.cgroupHooks() {
-		if err := h.attach(dir); err != nil {
-			return err
-		}
+	hooks := s.cgroupHooks()
+	if err := hooks[0].attach(dir); err != nil {
+		return err
 	}
 	entry := newHome(subject, home)
 	if err := s.objs.Homes.Update(id, &entry, ebpf.UpdateAny); err != nil {
 		return fmt.Errorf("attach to cgroup %s: say whose it is: %w", cgroup, err)
+	}
+	if err := seed(); err != nil {
+		return err
+	}
+	for _, h := range hooks[1:] {
+		if err := h.attach(dir); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -88,7 +109,10 @@ func openCgroup(cgroup string, home Home) (dir *os.File, id uint64, err error) {
 func newHome(subject uint32, home Home) kernelHome {
 	entry := kernelHome{Netns: home.Netns, Subject: subject, UserNs: home.UserNS}
 	if home.Everywhere {
-		entry.Flags = homeEverywhere
+		entry.Flags |= homeEverywhere
+	}
+	if home.Host {
+		entry.Flags |= homeHost
 	}
 	return entry
 }

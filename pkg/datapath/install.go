@@ -28,6 +28,10 @@ type Wall struct {
 	IPv6   []netip.Addr   // link-local ones too
 	OnLink []netip.Prefix // IPv6, without fe80::/64
 
+	// Anybody: it is an interface of the host, and whoever sends over it is judged by
+	// where to alone. At and Inside are the same.
+	Anybody bool
+
 	// Enter runs a function on a thread that is in the netns of At; its error wraps
 	// [fs.ErrNotExist] if that is gone. Nil: the process is in it.
 	Enter func(func() error) error
@@ -114,6 +118,11 @@ func (s *Set) Install(setup Setup) (err error) {
 // prepare makes the container's maps and the tables it needs, and returns the
 // steps that make them reachable.
 func (s *Set) prepare(setup Setup) (steps []func() error, close func(), err error) {
+	return s.prepareFor(setup, s.sizes.Evidence)
+}
+
+// prepareFor makes room for that many inbound flows.
+func (s *Set) prepareFor(setup Setup, flows uint32) (steps []func() error, close func(), err error) {
 	var open []interface{ Close() error }
 	close = func() {
 		for _, m := range open {
@@ -137,7 +146,7 @@ func (s *Set) prepare(setup Setup) (steps []func() error, close func(), err erro
 		outer *ebpf.Map
 		spec  *ebpf.MapSpec
 	}{
-		{s.objs.Evidence, &ebpf.MapSpec{Name: "b_evidence", Type: ebpf.LRUHash, MaxEntries: s.sizes.Evidence,
+		{s.objs.Evidence, &ebpf.MapSpec{Name: "b_evidence", Type: ebpf.LRUHash, MaxEntries: flows,
 			KeySize: sizeOf[kernelTuple](), ValueSize: sizeOf[kernelSighting]()}},
 		{s.objs.Memories, &ebpf.MapSpec{Name: "b_memory", Type: ebpf.Array, MaxEntries: memorySlots,
 			KeySize: 4, ValueSize: 64}},
@@ -171,7 +180,9 @@ const memorySlots = 512
 func newEndpoints(setup Setup) (map[kernelEndpointKey]kernelEndpoint, error) {
 	entries := map[kernelEndpointKey]kernelEndpoint{}
 	if len(setup.Walls) > 0 {
-		entries[kernelEndpointKey{Netns: setup.Netns, Ifindex: loopback}] = newLoopback(setup)
+		if !setup.Walls[0].Anybody {
+			entries[kernelEndpointKey{Netns: setup.Netns, Ifindex: loopback}] = newLoopback(setup)
+		}
 	}
 	for _, wall := range setup.Walls {
 		e := kernelEndpoint{Subject: setup.Subject, Mac: wall.MAC}

@@ -21,6 +21,13 @@ const (
 	kernelActionACTION_MONITOR kernelAction = 2
 )
 
+type kernelClosest struct {
+	_       structs.HostLayout
+	Word    uint64
+	Subject uint32
+	Pad     uint32
+}
+
 type kernelDevice struct {
 	_        structs.HostLayout
 	Key      kernelEndpointKey
@@ -283,6 +290,7 @@ type kernelTuple struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	kernelMapClosests        = "closests"
 	kernelMapCounters        = "counters"
 	kernelMapDevices         = "devices"
 	kernelMapEndpoints       = "endpoints"
@@ -306,6 +314,7 @@ const (
 	kernelProgBouhekiConn6   = "bouheki_conn6"
 	kernelProgBouhekiGate    = "bouheki_gate"
 	kernelProgBouhekiIn      = "bouheki_in"
+	kernelProgBouhekiLeave   = "bouheki_leave"
 	kernelProgBouhekiOut     = "bouheki_out"
 	kernelProgBouhekiSend4   = "bouheki_send4"
 	kernelProgBouhekiSend6   = "bouheki_send6"
@@ -368,6 +377,7 @@ type kernelProgramSpecs struct {
 	BouhekiConn6   *ebpf.ProgramSpec `ebpf:"bouheki_conn6"`
 	BouhekiGate    *ebpf.ProgramSpec `ebpf:"bouheki_gate"`
 	BouhekiIn      *ebpf.ProgramSpec `ebpf:"bouheki_in"`
+	BouhekiLeave   *ebpf.ProgramSpec `ebpf:"bouheki_leave"`
 	BouhekiOut     *ebpf.ProgramSpec `ebpf:"bouheki_out"`
 	BouhekiSend4   *ebpf.ProgramSpec `ebpf:"bouheki_send4"`
 	BouhekiSend6   *ebpf.ProgramSpec `ebpf:"bouheki_send6"`
@@ -377,6 +387,7 @@ type kernelProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelMapSpecs struct {
+	Closests  *ebpf.MapSpec `ebpf:"closests"`
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
 	Devices   *ebpf.MapSpec `ebpf:"devices"`
 	Endpoints *ebpf.MapSpec `ebpf:"endpoints"`
@@ -433,6 +444,7 @@ func (o *kernelObjects) Close() error {
 //
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelMaps struct {
+	Closests  *ebpf.Map `ebpf:"closests"`
 	Counters  *ebpf.Map `ebpf:"counters"`
 	Devices   *ebpf.Map `ebpf:"devices"`
 	Endpoints *ebpf.Map `ebpf:"endpoints"`
@@ -455,6 +467,7 @@ type kernelMaps struct {
 
 func (m *kernelMaps) Close() error {
 	return _KernelClose(
+		m.Closests,
 		m.Counters,
 		m.Devices,
 		m.Endpoints,
@@ -501,6 +514,7 @@ type kernelPrograms struct {
 	BouhekiConn6   *ebpf.Program `ebpf:"bouheki_conn6"`
 	BouhekiGate    *ebpf.Program `ebpf:"bouheki_gate"`
 	BouhekiIn      *ebpf.Program `ebpf:"bouheki_in"`
+	BouhekiLeave   *ebpf.Program `ebpf:"bouheki_leave"`
 	BouhekiOut     *ebpf.Program `ebpf:"bouheki_out"`
 	BouhekiSend4   *ebpf.Program `ebpf:"bouheki_send4"`
 	BouhekiSend6   *ebpf.Program `ebpf:"bouheki_send6"`
@@ -513,6 +527,7 @@ func (p *kernelPrograms) Close() error {
 		p.BouhekiConn6,
 		p.BouhekiGate,
 		p.BouhekiIn,
+		p.BouhekiLeave,
 		p.BouhekiOut,
 		p.BouhekiSend4,
 		p.BouhekiSend6,

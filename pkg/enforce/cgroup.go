@@ -20,7 +20,12 @@ import (
 // home is what the hooks at a container's cgroup know of it. Where no wall of its own
 // stands nothing else judges what it sends from a network namespace made inside.
 func home(r store.Record) datapath.Home {
-	return datapath.Home{Cgroup: r.Key.Cgroup, Netns: r.Key.Netns, UserNS: r.UserNS, Everywhere: r.Joined || len(r.Interfaces) == 0}
+	h := datapath.Home{Cgroup: r.Key.Cgroup, Netns: r.Key.Netns, UserNS: r.UserNS, Everywhere: r.Joined || len(r.Interfaces) == 0}
+	if r.Target.Kind != "" {
+		h.Netns, h.Host = r.Target.Netns, r.Target.Kind == TargetHost
+		h.Everywhere = !h.Host
+	}
+	return h
 }
 
 // rehome tells the hooks at a container's cgroup that it has come by walls, or lost

@@ -45,7 +45,7 @@ func (e *enforcer) table(s source) (store.Table, *tables.Tables, error) {
 	for _, t := range known {
 		if t.Policy == s.name && equalInline(t.Inline, s.inline) && e.set.HasTable(t.ID) && e.unchanged(t) {
 			// Whether these annotations may say that does not depend on the table.
-			if s.trusted || s.name == InlineName || onlyTightens(s.inline) {
+			if s.trusted || reserved(s.name) != nil || onlyTightens(s.inline) {
 				return t, nil, nil
 			}
 		}

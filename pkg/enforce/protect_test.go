@@ -292,6 +292,9 @@ func TestAnnotationsAreNoPolicy(t *testing.T) {
 			t.Errorf("%+v: %+v, %v", wish, layers, err)
 		}
 	}
+	if layers, err := c.sources(Wish{Policy: CommandName, Allow: []string{"*"}}); !errors.Is(err, errCommandName) {
+		t.Errorf("the command line's: %+v, %v", layers, err)
+	}
 	for _, net := range []store.Network{{Policy: InlineName}, {Floor: InlineName}} {
 		if layers, err := c.sourcesIn(Wish{Allow: []string{"*"}}, []store.Network{net}); !errors.Is(err, errInlineName) {
 			t.Errorf("%+v: %+v, %v", net, layers, err)

@@ -19,6 +19,8 @@ func (s source) title() string {
 	switch {
 	case s.name == InlineName:
 		return "read annotations"
+	case s.name == CommandName:
+		return "read command line"
 	case s.kind == KindFloor:
 		return fmt.Sprintf("read floor policy %q", s.name)
 	case s.kind == KindNetwork:
@@ -83,8 +85,10 @@ func newSetup(r store.Record) (datapath.Setup, error) {
 		return setup, err
 	}
 	for _, i := range r.Interfaces {
-		wall := datapath.Wall{Inside: datapath.Device{Netns: r.Key.Netns, Index: uint32(i.Index)}}
-		if wall.At = (datapath.Device{Netns: host, Index: uint32(i.HostIndex)}); i.HostIndex == 0 {
+		wall := datapath.Wall{Inside: datapath.Device{Netns: setup.Netns, Index: uint32(i.Index)}}
+		if r.Target.Kind != "" {
+			wall.At, wall.Anybody = wall.Inside, true
+		} else if wall.At = (datapath.Device{Netns: host, Index: uint32(i.HostIndex)}); i.HostIndex == 0 {
 			wall.At = wall.Inside
 			wall.Enter = func(f func() error) error {
 				return runtime.InNetns(r.NetnsPath, r.NetnsInode, r.Key.Netns, f)

@@ -22,6 +22,9 @@ type body struct {
 
 func bodyOf(r store.Record) body {
 	b := body{users: idMap(r.Users), groups: idMap(r.Groups)}
+	if r.Target.Kind != "" && r.Pid == 0 {
+		b.find = runtime.OwnExecutables
+	}
 	if r.Pid > 0 {
 		b.find = func(paths []string) ([]runtime.Executable, []string, error) {
 			return runtime.Executables(r.Pid, r.PidStart, r.Root, paths)

@@ -21,6 +21,16 @@ type Executable struct {
 	Device uint64 // s_dev as the kernel has it (major << 20 | minor): that of the mount, not always stat's st_dev
 }
 
+// OwnExecutables looks up paths as the caller sees them.
+func OwnExecutables(paths []string) (found []Executable, missing []string, err error) {
+	p, err := openProcess(os.Getpid())
+	if err != nil {
+		return nil, nil, fmt.Errorf("look up executables: %w", err)
+	}
+	defer p.Close()
+	return p.executables("/", paths)
+}
+
 // Executables looks up paths in the root file system of a process that started at
 // that time (see [Container]). One that has not entered its container's yet, which an
 // OCI runtime makes it do after its hooks, is taken to be there: root is
