@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bouheki/bouheki/pkg/policy"
+	"github.com/bouheki/bouheki/test/lab"
 )
 
 // talk is a socket of an agent, and what the kernel can know of it.
@@ -293,6 +294,9 @@ func (q *processRun) explains(d deed, e Event) bool {
 	}
 	if (e.Who != nil) != d.who.Known {
 		return false
+	}
+	if e.Who != nil && !lab.HostPids() {
+		d.who.pid = e.Who.Pid
 	}
 	if w := e.Who; w != nil && *w != (Who{Pid: d.who.pid, User: d.who.User, Group: d.who.Group, Comm: d.who.Command[:min(15, len(d.who.Command))]}) {
 		return false

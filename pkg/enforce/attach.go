@@ -149,7 +149,12 @@ func (t *target) cgroup(path string) error {
 	if err != nil {
 		return err
 	}
-	if root, err := hostCgroup(); err == nil && root.ID == cgroup.ID {
+	// Also of those that a cgroup namespace shows: this very process is in it.
+	root, err := runtime.RootCgroup()
+	if err != nil {
+		return err
+	}
+	if root.ID == cgroup.ID {
 		return fmt.Errorf("%s is the root of all cgroups, and holds everything\nhint: --host is for what the host itself sends", path)
 	}
 	t.record.Target.Kind = TargetCgroup

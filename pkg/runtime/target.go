@@ -171,6 +171,19 @@ func OpenCgroup(path string) (Cgroup, error) {
 // HostCgroup is the root of the hierarchy: what every process of the host is in or
 // below.
 func HostCgroup() (Cgroup, error) {
+	c, err := RootCgroup()
+	if err != nil {
+		return Cgroup{}, err
+	}
+	// Only the true root lacks this file: in a cgroup namespace "/" is but a part.
+	if _, err := os.Stat(filepath.Join(c.Path, "cgroup.events")); err == nil {
+		return Cgroup{}, errors.New("find cgroup: this process sees only a part of the host's cgroups (a cgroup namespace)\nhint: attach from the host itself")
+	}
+	return c, nil
+}
+
+// RootCgroup is the root of the cgroups that this process sees.
+func RootCgroup() (Cgroup, error) {
 	own, err := ownMounts()
 	if err != nil {
 		return Cgroup{}, err
@@ -179,15 +192,7 @@ func HostCgroup() (Cgroup, error) {
 	if err != nil {
 		return Cgroup{}, err
 	}
-	c, err := OpenCgroup(path)
-	if err != nil {
-		return Cgroup{}, err
-	}
-	// Only the true root lacks this file: in a cgroup namespace "/" is but a part.
-	if _, err := os.Stat(filepath.Join(path, "cgroup.events")); err == nil {
-		return Cgroup{}, errors.New("find cgroup: this process sees only a part of the host's cgroups (a cgroup namespace)\nhint: attach from the host itself")
-	}
-	return c, nil
+	return OpenCgroup(path)
 }
 
 // MakeCgroup makes a cgroup below another one.
