@@ -60,13 +60,24 @@ struct endpoint_key {
 };
 
 #define ENDPOINT_INSIDE 1 /* attached at the container's own device: answers go to its ingress */
+#define ENDPOINT_MORE 2	  /* of lo: the container has more addresses than the entry has room for */
+
+/* An address of a netns: what is sent to it goes over lo. */
+struct local_key {
+	__u64 netns;
+	__u8 addr[16];
+};
 
 struct onlink {
 	__u8 addr[16];
 	__u32 bits; /* 0 to 128 */
 };
 
-/* One interface of a container: whose it is and what it may call itself. */
+/*
+ * One interface of a container: whose it is and what it may call itself. The
+ * entry of lo has all addresses of the container instead, IPv6 as prefixes of
+ * 128 bits.
+ */
 struct endpoint {
 	__u32 subject;
 	__u32 flags;
@@ -93,11 +104,85 @@ struct device {
 };
 #define DEVICE_SLOTS 4096 /* a power of two */
 
+/*
+ * Part of a table: who may use it. A policy without [[process]] sections has
+ * but the top level. Views of sections hold the section's own rules alone.
+ */
+#define VIEW_TOP 0		/* also: of a known sender that no section matches */
+#define VIEW_UNKNOWN 0xffffffff /* all sections at once: of a sender that is not known */
+/* Else: the section's index + 1. */
+
 /* The layers that judge a container, outermost first. */
 struct stack {
 	__u32 table[MAX_LAYERS];
-	__u8 mode[MAX_LAYERS]; /* enum action: ACTION_BLOCK or ACTION_MONITOR */
+	__u32 view[MAX_LAYERS]; /* VIEW_UNKNOWN if the table has sections, until a packet's sender is known */
+	__u8 mode[MAX_LAYERS];	/* enum action: ACTION_BLOCK or ACTION_MONITOR */
 	__u8 layers;
+};
+
+#define MAX_SECTIONS 256
+
+enum match_kind {
+	MATCH_COMMAND = 0, /* comm, padded with zeros */
+	MATCH_EXE = 1,	   /* inode, then device (kernel's dev_t), 8 bytes each */
+	MATCH_USER = 2,	   /* the host's number */
+	MATCH_GROUP = 3,
+	MATCH_KINDS = 4,
+	MATCH_ANY = 0x80, /* or'ed to a kind: for every value that has no entry */
+};
+
+/* What a sender can be known by. */
+struct match_key {
+	__u32 subject; /* numbers of users and files differ among containers of one policy */
+	__u32 table;
+	__u32 kind;
+	__u8 value[16];
+	__u32 pad;
+};
+
+/* The sections that a value does not rule out: bit n of word n / 64. The first in all four kinds' is the sender's. */
+struct match {
+	__u64 sections[MAX_SECTIONS / 64];
+};
+
+#define WHO_KNOWN 1 /* the rest is filled in */
+#define WHO_EXE 2   /* exe can be believed */
+
+/* Who called connect() or sendmsg(). Numbers are the host's. */
+struct who {
+	__u64 inode; /* of the executable */
+	__u64 device;
+	__u32 pid;
+	__u32 uid; /* effective */
+	__u32 gid;
+	__u32 flags;
+	__u8 comm[16];
+};
+
+/* Of a socket: who speaks over it. */
+struct speaker {
+	struct bpf_spin_lock lock;
+	__u32 pad;
+	struct who who;
+};
+
+#define HOME_HOST 2	  /* of the host: leaves alone what a cgroup below judges, and the kernel's own sockets */
+#define HOME_EVERYWHERE 1 /* its sockets are judged in whatever netns they are */
+
+/* Of a socket: which policy judged what it called or sent last, at the cgroup closest to it. */
+struct closest {
+	__u64 word; /* the subject's word then */
+	__u32 subject;
+	__u32 pad;
+};
+
+/* Of a cgroup that the socket hooks are attached to. */
+struct home {
+	__u64 netns; /* cookie of the container's own */
+	__u32 subject; /* 0: nobody has said yet */
+	__u32 user_ns; /* inode of its user namespace */
+	__u32 flags;
+	__u32 pad;
 };
 
 /*
@@ -113,9 +198,11 @@ struct subject {
 
 /* Key of a table's prefix trie. */
 struct prefix_key {
-	__u32 bits;
+	__u32 bits; /* the view's 32, and the prefix's 0 to 128 */
+	__be32 view;
 	__u8 addr[16];
 };
+#define VIEW_BITS 32
 
 /*
  * What a prefix says: one verdict for every protocol and port (count 0), or
@@ -137,6 +224,7 @@ struct interval {
 enum tuple_kind {
 	TUPLE_FLOW = 0,
 	TUPLE_FRAGMENT = 1, /* peer_port << 16 | local_port is the fragment's identification */
+	TUPLE_CALLER = 2,   /* who called a port of the container, at whatever address: a hint, never evidence */
 };
 
 /* A flow, seen from the container. */
@@ -249,8 +337,13 @@ struct event {
 	__u32 ifindex;
 	__u32 flags;
 	__u16 ethertype;
-	__u16 pad;
-	__u64 spare[4];
+	__u8 who; /* WHO_KNOWN: the next four are filled in */
+	__u8 pad;
+	__u32 pid;
+	__u32 uid;
+	__u32 gid;
+	__u32 spare;
+	__u8 comm[16];
 	__u64 seq2;
 };
 
@@ -269,7 +362,8 @@ union recorder_slot {
 _Static_assert(sizeof(struct endpoint_key) == 16, "hash key without holes");
 _Static_assert(sizeof(struct device) % 8 == 0, "slots that begin with a whole key");
 _Static_assert(sizeof(struct tuple) == 40, "hash key without holes");
-_Static_assert(sizeof(struct prefix_key) == 20, "LPM key without holes");
+_Static_assert(sizeof(struct prefix_key) == 24, "LPM key without holes");
+_Static_assert(sizeof(struct match_key) == 32, "hash key without holes");
 _Static_assert(sizeof(struct event) == 128, "two cache lines a record");
 _Static_assert(sizeof(union recorder_slot) == 128, "two cache lines a record");
 _Static_assert(sizeof(union memory) == 64, "a cache line a slot");

@@ -34,6 +34,7 @@ typedef __u32 __wsum;
 #define BPF_MAP_TYPE_LRU_HASH 9
 #define BPF_MAP_TYPE_LPM_TRIE 11
 #define BPF_MAP_TYPE_ARRAY_OF_MAPS 12
+#define BPF_MAP_TYPE_CGROUP_STORAGE 19
 #define BPF_MAP_TYPE_SK_STORAGE 24
 #define BPF_F_NO_PREALLOC (1U << 0)
 #define BPF_F_MMAPABLE (1U << 10)
@@ -44,6 +45,7 @@ typedef __u32 __wsum;
 #define PACKET_HOST 0
 #define BPF_SK_STORAGE_GET_F_CREATE 1
 #define BPF_TCP_TIME_WAIT 6
+#define BPF_TCP_LISTEN 10
 #define BPF_TCP_NEW_SYN_RECV 12
 
 /* enum tcx_action_base, Linux 6.6 */
@@ -101,6 +103,23 @@ struct __sk_buff {
 	__u64 hwtstamp;
 };
 
+/* Context of the connect and sendmsg hooks. Addresses and ports are in network order. */
+struct bpf_sock_addr {
+	__u32 user_family;
+	__be32 user_ip4;
+	__be32 user_ip6[4];
+	__u32 user_port;
+	__u32 family;
+	__u32 type;
+	__u32 protocol;
+	__be32 msg_src_ip4;
+	__be32 msg_src_ip6[4];
+	union {
+		struct bpf_sock *sk;
+		__u64 : 64;
+	} __attribute__((aligned(8)));
+};
+
 struct bpf_sock {
 	__u32 bound_dev_if;
 	__u32 family;
@@ -120,20 +139,113 @@ struct bpf_sock {
 };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+struct list_head {
+	struct list_head *next;
+};
+
 struct net {
 	__u64 net_cookie; /* Linux 5.7 */
+	struct list_head dev_base_head;
 };
 
 typedef struct {
 	struct net *net;
 } possible_net_t;
 
+struct ns_common {
+	__u32 inum;
+};
+
+struct user_namespace {
+	struct ns_common ns;
+};
+
+typedef struct {
+	__u32 val;
+} kuid_t;
+
+typedef struct {
+	__u32 val;
+} kgid_t;
+
+struct cred {
+	kuid_t euid;
+	kgid_t egid;
+	struct user_namespace *user_ns;
+};
+
+struct super_block {
+	__u32 s_dev;
+};
+
+struct inode {
+	struct super_block *i_sb;
+	unsigned long i_ino;
+};
+
+struct file {
+	struct inode *f_inode;
+};
+
+struct mm_struct {
+	struct file *exe_file;
+};
+
+struct task_struct {
+	__u32 flags;
+	__s32 tgid;
+	struct mm_struct *mm;
+	const struct cred *cred;
+	struct task_struct *group_leader;
+	char comm[16];
+};
+
+struct in_ifaddr {
+	struct in_ifaddr *ifa_next;
+	__be32 ifa_local;
+};
+
+struct in_device {
+	struct in_ifaddr *ifa_list;
+};
+
+struct in6_addr {
+	__u8 bytes[16];
+};
+
+struct inet6_ifaddr {
+	struct in6_addr addr;
+	struct list_head if_list;
+};
+
+struct inet6_dev {
+	struct list_head addr_list;
+};
+
 struct net_device {
 	possible_net_t nd_net;
+	struct list_head dev_list;
+	struct in_device *ip_ptr;
+	struct inet6_dev *ip6_ptr;
+};
+
+struct sock_common {
+	possible_net_t skc_net;
+};
+
+struct socket {
+	struct sock *sk;
 };
 
 struct sock {
+	struct sock_common __sk_common;
+	struct socket *sk_socket;
 	__u8 sk_kern_sock : 1; /* set for sockets that the kernel made for itself */
+};
+
+/* What is behind struct bpf_sock_addr. */
+struct bpf_sock_addr_kern {
+	struct sock *sk;
 };
 
 struct sk_buff {

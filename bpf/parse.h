@@ -79,6 +79,7 @@ struct flow {
 	__u8 ports;	/* sport and dport are real */
 	__u8 addrs;	/* src and dst are real */
 	__u8 src_mac[6] __attribute__((aligned(4)));
+	__u8 foreign;	/* at a cgroup: src is no address of the network namespace's */
 };
 
 static __always_inline void map_ipv4(__u8 *to, __be32 addr)
@@ -453,6 +454,7 @@ static __always_inline bool parse_common(struct __sk_buff *skb, struct flow *f)
 	f->echo_id = 0;
 	f->frag = FRAG_NONE;
 	f->icmp_type = 0;
+	f->foreign = 0;
 	f->ports = f->addrs = 1;
 	return true;
 }

@@ -16,6 +16,14 @@ struct {
 } endpoints SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct local_key);
+	__type(value, __u32);
+} locals SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, DEVICE_SLOTS);
 	__type(key, __u32);
@@ -95,7 +103,7 @@ static __always_inline __u64 read_stack(struct subject *s, struct stack *out)
 	return 0;
 }
 
-/* What table says about proto and port at an address. */
+/* What one view of a table says about proto and port at an address. */
 __noinline __u32 look_up(struct prefix_key *key, __u32 table, __u32 point)
 {
 	__u32 base, left;
@@ -197,22 +205,38 @@ static __always_inline bool is_dhcp(const struct flow *f)
 	       is_unspecified(f->src) && *(const __be32 *)(f->dst + 12) == 0xffffffff;
 }
 
+/* What a layer says: its top level, and the sections of the sender's view. */
+static __always_inline __u32 rule_of(struct prefix_key *key, __u32 table, __u32 view, __u32 point)
+{
+	__u32 top;
+
+	key->view = 0;
+	top = look_up(key, table, point);
+	if (view == VIEW_TOP || (top & 3) == RULE_DENY)
+		return top;
+	if (view == VIEW_UNKNOWN && (top & 3) != RULE_ALLOW)
+		return RULE_NONE;
+	key->view = bpf_htonl(view);
+	return look_up(key, table, point);
+}
+
 /*
  * Every layer must allow. The first layer that blocks decides; else the first
- * monitoring layer that would have.
+ * monitoring layer that would have. ep says which sources are the sender's own;
+ * without it (no packet yet, or a device that came later) f->foreign does.
  */
 __noinline int judge(struct flow *f, struct endpoint *ep, struct stack *stack, struct verdict *v)
 {
-	struct prefix_key key = { .bits = 128 };
+	struct prefix_key key = { .bits = VIEW_BITS + 128 };
 	bool own;
 
-	if (!f || !ep || !stack || !v)
+	if (!f || !stack || !v)
 		return ACTION_BLOCK;
 	v->action = ACTION_PASS;
 	v->reason = REASON_NONE;
 	v->rule = RULE_UNKNOWN;
 	v->layer = stack->layers - 1;
-	own = owns(ep, f->src) || is_dhcp(f);
+	own = (ep ? owns(ep, f->src) : !f->foreign) || is_dhcp(f);
 	for (__u32 i = 0; i < MAX_LAYERS; i++) {
 		__u32 table, rule = RULE_NONE;
 		__u8 reason = REASON_NONE;
@@ -223,13 +247,14 @@ __noinline int judge(struct flow *f, struct endpoint *ep, struct stack *stack, s
 		table = stack->table[i];
 		if (!own) {
 			further = bpf_map_lookup_elem(&sources, &table);
+			key.view = 0;
 			__builtin_memcpy(key.addr, f->src, 16);
 			if (!further || is_unspecified(f->src) || !bpf_map_lookup_elem(further, &key))
 				reason = REASON_SPOOFED;
 		}
 		if (!reason) {
 			__builtin_memcpy(key.addr, f->dst, 16);
-			rule = look_up(&key, table, (__u32)f->proto << 16 | f->dport);
+			rule = rule_of(&key, table, stack->view[i], (__u32)f->proto << 16 | f->dport);
 			if ((rule & 3) == RULE_DENY)
 				reason = REASON_DENIED;
 			else if ((rule & 3) != RULE_ALLOW)

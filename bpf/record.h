@@ -87,51 +87,56 @@ static __always_inline __u32 packets_since(__u32 subject, const struct tuple *t,
 	return packets;
 }
 
-__noinline int record(struct __sk_buff *skb, struct flow *f, __u32 subject, struct verdict *v, __u64 word)
+/* w is who sent it; without anything known, all zeros. */
+static __noinline void record(const struct flow *f, const struct trip *trip, const struct who *w)
 {
-	struct tuple t;
+	__u32 subject = trip->subject, packets, zero = 0, index;
 	union recorder_slot *head, *slot;
 	struct event *e;
+	struct tuple t;
 	__u64 now, n;
-	__u32 packets, zero = 0, index;
 	void *ring;
 
-	if (!f || !v)
-		return 0;
 	now = bpf_ktime_get_boot_ns();
 	tuple_of(f, false, &t);
+	if (is_unspecified(f->src)) /* a call, before the kernel chose addresses: what two processes are refused are two flows */
+		__builtin_memcpy(t.local, &w->pid, sizeof(w->pid));
 	packets = packets_since(subject, &t, now);
 	if (!packets)
-		return 0;
+		return;
 	ring = bpf_map_lookup_elem(&recorders, &subject);
 	head = ring ? bpf_map_lookup_elem(ring, &zero) : 0;
 	if (!head || !head->head.slots)
-		return 0;
+		return;
 	n = __sync_fetch_and_add(&head->head.head, 1);
 	index = 1 + n % head->head.slots;
 	slot = bpf_map_lookup_elem(ring, &index);
 	if (!slot)
-		return 0;
+		return;
 	e = &slot->event;
 	__sync_lock_test_and_set(&e->seq, 0); /* a full barrier: a reader sees "being written" before any byte of the body */
 	e->seq2 = 0;
 	e->time = now;
-	__builtin_memcpy(e->local, t.local, 16);
-	__builtin_memcpy(e->peer, t.peer, 16);
+	__builtin_memcpy(e->local, f->src, 16);
+	__builtin_memcpy(e->peer, f->dst, 16);
 	e->local_port = f->sport;
 	e->peer_port = f->dport;
 	e->proto = f->proto;
-	e->action = v->action;
-	e->reason = v->reason;
-	e->layer = v->layer;
-	e->rule = v->rule;
-	e->table = v->table;
-	e->word = word;
+	e->action = trip->v.action;
+	e->reason = trip->v.reason;
+	e->layer = trip->v.layer;
+	e->rule = trip->v.rule;
+	e->table = trip->v.table;
+	e->word = trip->word;
 	e->count = packets;
-	e->ifindex = skb->ifindex;
+	e->ifindex = trip->ifindex;
 	e->flags = (f->addrs ? EVENT_ADDRS : 0) | (f->ports ? EVENT_PORTS : 0);
 	e->ethertype = f->ethertype;
+	e->who = w->flags & WHO_KNOWN;
+	e->pid = w->pid;
+	e->uid = w->uid;
+	e->gid = w->gid;
+	__builtin_memcpy(e->comm, w->comm, sizeof(e->comm));
 	e->seq2 = n + 1;
 	__sync_lock_test_and_set(&e->seq, n + 1); /* a full barrier: the body before the number that vouches for it */
-	return 0;
 }

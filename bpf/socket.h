@@ -74,19 +74,22 @@ struct recollection {
 };
 
 /* Returns r->holds. */
-static __noinline bool recall(struct socket_state *s, const struct tuple *t, struct trip *trip, __u32 ifindex,
-			      struct recollection *r)
+static __noinline bool recall(struct socket_state *s, const struct tuple *t, struct trip *trip, struct recollection *r)
 {
 	struct verdict v;
 	bool stale;
 
 	for (int i = 0; i < 3; i++) {
 		r->turn = begin_read(s);
-		r->known = s->known;
+		/*
+		 * Told last about another container's packet: at a cgroup within another one that has a policy. That the
+		 * socket calls is so for both; that it was called, each has seen for itself or not.
+		 */
+		r->known = s->known && (s->subject == trip->subject || s->dir == DIR_OUT);
 		r->dir = s->dir;
 		r->same = s->known && s->subject == trip->subject && same_tuple(&s->tuple, t);
 		r->holds = r->same;
-		stale = s->word != trip->word || s->ifindex != ifindex;
+		stale = s->word != trip->word || s->ifindex != trip->ifindex;
 		if (s->dir == DIR_OUT && stale)
 			r->holds = false;
 		/* The evidence may have changed: a peer that may not be called may have called meanwhile. */
@@ -104,7 +107,7 @@ static __noinline bool recall(struct socket_state *s, const struct tuple *t, str
 		/* An answer stays one under every policy and at every device: tell it, for the short way. */
 		if (stale && begin_write(s, r->turn)) {
 			s->word = trip->word;
-			s->ifindex = ifindex;
+			s->ifindex = trip->ifindex;
 			end_write(s, r->turn);
 		}
 		return true;
@@ -115,7 +118,7 @@ static __noinline bool recall(struct socket_state *s, const struct tuple *t, str
 }
 
 static __always_inline void save(struct socket_state *s, const struct recollection *r, const struct trip *trip,
-				 const struct tuple *t, __u8 dir, __u32 ifindex)
+				 const struct tuple *t, __u8 dir)
 {
 	if (!begin_write(s, r->turn))
 		return;
@@ -125,7 +128,7 @@ static __always_inline void save(struct socket_state *s, const struct recollecti
 	s->checked = trip->now;
 	s->tuple = *t;
 	s->verdict = trip->v;
-	s->ifindex = ifindex;
+	s->ifindex = trip->ifindex;
 	s->dir = dir;
 	s->known = 1;
 	end_write(s, r->turn);

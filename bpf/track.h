@@ -12,7 +12,8 @@
  * capability at all). policy.Evaluate says the same in Go.
  */
 #pragma once
-#include "policy.h"
+#include "sender.h"
+#include "own.h"
 
 extern void *bpf_cast_to_kern_ctx(void *) __ksym;
 
@@ -56,12 +57,21 @@ struct {
 	__array(values, struct subject_memory);
 } memories SEC(".maps");
 
+/* What a socket was told at the walls of its network namespace. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
 	__type(value, struct socket_state);
 } sockets SEC(".maps");
+
+/* What it was told at its cgroup: in a shared network by another policy. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct socket_state);
+} members SEC(".maps");
 
 /* The stack of 512 bytes has no room for a second flow. These hooks run with bottom halves off: one at a time on a CPU. */
 struct {
@@ -129,11 +139,13 @@ enum sender {
 
 /* One packet on its way out. */
 struct trip {
-	struct endpoint *ep;
+	struct __sk_buff *skb;
+	struct endpoint *ep; /* 0: at a cgroup */
 	void *evidence;
 	__u64 word;
 	__u64 now;
 	__u32 subject;
+	__u32 ifindex;
 	struct stack stack;
 	struct verdict v;
 };
@@ -149,6 +161,14 @@ static __always_inline __u64 netns_cookie(struct __sk_buff *skb)
 static __always_inline struct endpoint_key device_of(struct __sk_buff *skb)
 {
 	return (struct endpoint_key){ .netns = netns_cookie(skb), .ifindex = skb->ifindex };
+}
+
+/* The network namespace of the packet's socket, for is_own(). */
+static __always_inline __u64 netns_of_socket(struct __sk_buff *skb)
+{
+	struct sk_buff *k = bpf_cast_to_kern_ctx(skb);
+
+	return (__u64)BPF_CORE_READ(k, sk, __sk_common.skc_net.net);
 }
 
 static __always_inline bool is_kernel_socket(struct __sk_buff *skb)
@@ -396,6 +416,7 @@ enum housekeeping {
 	FORGED_HOUSEKEEPING = 2,
 };
 
+/* Without ep (at a cgroup) what the kernel's own sockets send is believed to be from and to where it says. */
 static __noinline enum housekeeping housekeeping(const struct flow *f, const struct endpoint *ep, enum sender sender)
 {
 	__u8 type = f->icmp_type;
@@ -415,14 +436,14 @@ static __noinline enum housekeeping housekeeping(const struct flow *f, const str
 		 */
 		if (sender == SENDER_KERNEL && f->hop_limit == 255 && (type == 133 || type == 135 || type == 136) &&
 		    f->end - f->l4 <= ND_MAX &&
-		    (is_multicast(f->dst) || (f->dst[0] == 0xfe && (f->dst[1] & 0xc0) == 0x80) || on_link(ep, f->dst)) &&
-		    ((unnamed && type != 136) || owns(ep, f->src)))
+		    (is_multicast(f->dst) || (f->dst[0] == 0xfe && (f->dst[1] & 0xc0) == 0x80) || !ep || on_link(ep, f->dst)) &&
+		    ((unnamed && type != 136) || !ep || owns(ep, f->src)))
 			return HOUSEKEEPING;
 		return FORGED_HOUSEKEEPING;
 	}
 	/* The kernel gives its IGMP packets no socket (igmp_send_report). */
 	if (sender == (mld ? SENDER_KERNEL : SENDER_NONE) && f->hop_limit == 1 && is_multicast(f->dst) &&
-	    (unnamed || owns(ep, f->src)))
+	    (unnamed || !ep || owns(ep, f->src)))
 		return HOUSEKEEPING;
 	return NOT_HOUSEKEEPING;
 }

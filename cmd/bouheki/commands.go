@@ -22,9 +22,17 @@ Usage:
         Look for mistakes in policies; without a name: in all of them.
         --import: print the older daemon's YAML as a policy.
     bouheki explain (--policy NAME|FILE | CONTAINER) DEST[:PORT][/PROTO]
-        Say whether that destination may be called, and by which rule.
+            [--command C] [--exe P] [--user U] [--group G]
+        Say whether that destination may be called, by which process, and by which rule.
     bouheki update (CONTAINER… | --all) [--policy NAME]
         Read or change the policy of running containers.
+    bouheki run [--policy NAME] [--allow R]… [--deny R]… [--mode M] -- COMMAND…
+        Run a command under a policy, without a container.
+    bouheki attach NAME (--interface IF | --pid PID | --cgroup PATH | --host)
+            [--policy NAME] [--allow R]… [--deny R]… [--mode M] [--force]
+        Put what runs already under a policy.
+    bouheki detach NAME
+        Take it from its policy.
     bouheki gc
         Remove what containers left that are gone.
     bouheki version [--json]
@@ -64,8 +72,11 @@ func init() {
 		{"ls", "[--all] [--json]", lsHelp, setUpLs},
 		{"logs", "[-f] [--json] [--since D] [CONTAINER…]", logsHelp, setUpLogs},
 		{"check", "([NAME|FILE…] | --import FILE.yaml)", checkHelp, setUpCheck},
-		{"explain", "(--policy NAME|FILE | CONTAINER) DEST[:PORT][/PROTO]", explainHelp, setUpExplain},
+		{"explain", "(--policy NAME|FILE | CONTAINER) DEST[:PORT][/PROTO]\n            [--command C] [--exe P] [--user U] [--group G]", explainHelp, setUpExplain},
 		{"update", "(CONTAINER… | --all) [--policy NAME]", updateHelp, setUpUpdate},
+		{"run", "[--policy NAME] [--allow R]… [--deny R]… [--mode M] -- COMMAND…", runHelp, setUpRun},
+		{"attach", "NAME (--interface IF | --pid PID | --cgroup PATH | --host)\n            [--policy NAME] [--allow R]… [--deny R]… [--mode M] [--force]", attachHelp, setUpAttach},
+		{"detach", "NAME", detachHelp, setUpDetach},
 		{"gc", "", gcHelp, setUpGC},
 		{"version", "[--json]", versionHelp, setUpVersion},
 		{"completion", "bash|zsh|fish", completionHelp, setUpCompletion},
@@ -73,7 +84,7 @@ func init() {
 }
 
 // later are commands of other versions. Who types one should not wonder how it is spelt.
-var later = map[string]bool{"run": true, "attach": true, "detach": true, "doctor": true}
+var later = map[string]bool{"doctor": true}
 
 func find(name string) *command {
 	if i := slices.IndexFunc(commands, func(c *command) bool { return c.name == name }); i >= 0 {

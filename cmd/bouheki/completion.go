@@ -83,9 +83,11 @@ _bouheki() {
 	done
 	COMPREPLY=()
 	case $prev in
-	--config | --import) _bouheki_files ''; return ;;
+	--config | --import | --cgroup) _bouheki_files ''; return ;;
 	--policy) _bouheki_files "$(%[1]s)"; return ;;
-	--since) return ;;
+	--interface) mapfile -t COMPREPLY < <(compgen -W "$(ls /sys/class/net)" -- "$cur"); return ;;
+	--mode) mapfile -t COMPREPLY < <(compgen -W 'block monitor' -- "$cur"); return ;;
+	--since|--command|--exe|--user|--group|--allow|--deny|--pid) return ;;
 	esac
 	case $verb in
 	'') mapfile -t COMPREPLY < <(compgen -W '%[2]s --config --help --version' -- "$cur"); return ;;
@@ -97,6 +99,7 @@ _bouheki() {
 	check) _bouheki_files "$(%[1]s)" ;;
 	completion) mapfile -t COMPREPLY < <(compgen -W 'bash zsh fish' -- "$cur") ;;
 	help) mapfile -t COMPREPLY < <(compgen -W '%[2]s' -- "$cur") ;;
+	run) mapfile -t COMPREPLY < <(compgen -c -- "$cur") ;;
 	esac
 }
 complete -F _bouheki bouheki
@@ -125,9 +128,11 @@ _bouheki() {
 	done
 	policies=(${(f)"$(%[1]s)"})
 	case ${words[CURRENT-1]} in
-	--config | --import) _files; return ;;
+	--config | --import | --cgroup) _files; return ;;
 	--policy) compadd -a policies; _files; return ;;
-	--since) return ;;
+	--interface) compadd -- /sys/class/net/*(:t); return ;;
+	--mode) compadd block monitor; return ;;
+	--since|--command|--exe|--user|--group|--allow|--deny|--pid) return ;;
 	esac
 	case $verb in
 	'') compadd -- %[2]s --config --help --version; return ;;
@@ -140,6 +145,7 @@ _bouheki() {
 	check) compadd -a policies; _files ;;
 	completion) compadd bash zsh fish ;;
 	help) compadd %[2]s ;;
+	run) _command_names -e ;;
 	esac
 }
 if [[ $funcstack[1] == _bouheki ]]; then
@@ -189,8 +195,12 @@ complete -c bouheki -f
 			switch {
 			case f.Name == "policy":
 				what += " -rF " + policies
-			case f.Name == "config" || f.Name == "import":
+			case f.Name == "config" || f.Name == "import" || f.Name == "cgroup":
 				what += " -rF"
+			case f.Name == "interface":
+				what += " -xa '(ls /sys/class/net)'"
+			case f.Name == "mode":
+				what += " -xa 'block monitor'"
 			case f.NoOptDefVal == "": // it takes a value
 				what += " -x"
 			}
@@ -198,6 +208,7 @@ complete -c bouheki -f
 		}
 	}
 	add("check", "-F "+policies)
+	add("run", "-xa '(__fish_complete_command)'")
 	add("completion", "-a 'bash zsh fish'")
 	add("help", "-a '"+strings.Join(names, " ")+"'")
 	return b.String()

@@ -26,6 +26,12 @@ What is left out means all of it: without PROTO a port is tcp's, udp's and sctp'
 a port it is every port and protocol; a CIDR is each of its addresses. What is allowed in
 part is shown part by part, and exactly.
 
+A policy may have rules for certain processes, [[process]] sections. --command, --exe,
+--user and --group say who asks; what is not given is something that no section lists.
+Without them it is a process that no section is for. Where a section could still matter,
+and would decide otherwise, a line "processes:" at the end says so. UID and GID are
+numbers, those inside the container; PATH is the file as the policy names it.
+
 The first line says "allowed", "denied" (or "partly denied"), or for a policy in monitor mode
 "would be denied". It speaks of what the container calls itself: answers to those who call
 it pass whatever the rules say.
@@ -33,27 +39,20 @@ it pass whatever the rules say.
 Exit status: 0 all of it is allowed; 1 it is not; 2 usage or failure.
 `
 
-// laterFlags of explain need [[process]] sections, which this version does not enforce.
-var laterFlags = []string{"command", "exe", "user", "group"}
-
 func setUpExplain(flags *pflag.FlagSet) action {
 	named := flags.String("policy", "", "ask the policy `NAME|FILE`, and no container")
-	for _, name := range laterFlags {
-		flags.String(name, "", "")
-		_ = flags.MarkHidden(name) // it exists
-	}
+	whoAsks := processFlags(flags)
 	return func(e *env, args []string) error {
-		for _, name := range laterFlags {
-			if flags.Changed(name) {
-				return fmt.Errorf("explain --%s: not supported by this version", name)
-			}
-		}
 		if flags.Changed("policy") {
 			if len(args) != 1 {
 				return usageError{cause: "with --policy it takes one DEST, and no CONTAINER"}
 			}
 		} else if len(args) != 2 {
 			return usageError{cause: "it takes a CONTAINER (or --policy NAME|FILE) and a DEST"}
+		}
+		who, err := whoAsks(e)
+		if err != nil {
+			return err
 		}
 		host, err := e.host()
 		if err != nil {
@@ -68,13 +67,13 @@ func setUpExplain(flags *pflag.FlagSet) action {
 			if err != nil {
 				return err
 			}
-			return e.explain(layers, q)
+			return e.explain(layers, q, who)
 		}
 		layers, err := containerLayers(host, args[0])
 		if err != nil {
 			return err
 		}
-		answer := e.explain(layers, q)
+		answer := e.explain(layers, q, who)
 		if err := e.remarkChanges(layers); err != nil {
 			return err
 		}
@@ -125,13 +124,17 @@ func containerLayers(host enforce.Config, container string) ([]policy.Layer, err
 }
 
 // explain prints the verdict and its reasons.
-func (e *env) explain(layers []policy.Layer, q question) error {
+func (e *env) explain(layers []policy.Layer, q question, who process) error {
 	if q.loopback() {
 		return e.printf("allowed %s\n  loopback inside the container is never judged\n", q.text)
 	}
-	areas := newSurvey(layers).answer(q)
+	sections := who.sections(layers)
+	areas := newSurvey(layers, sections).answer(q)
 	whole := overall(areas)
-	if err := e.print(cleanLines(whole.String() + " " + q.text + "\n" + report(areas, layers, q))); err != nil {
+	if err := e.print(cleanLines(whole.String() + " " + q.text + "\n" + report(areas, layers, sections, q))); err != nil {
+		return err
+	}
+	if err := e.print(cleanLines(who.others(layers, q, whole))); err != nil {
 		return err
 	}
 	if whole == (tally{pass: true}) {

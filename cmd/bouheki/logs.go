@@ -154,7 +154,7 @@ func (l *logs) refusals() ([]entry, error) {
 	shown := map[refusal]bool{}
 	var entries []entry
 	for _, kept := range list {
-		r := refusal{kept.Time.UTC(), kept.Name, kept.ID, kept.Stage, kept.Message}
+		r := refusal{kept.Time.UTC(), kept.Name, kept.ID, kept.Stage, kept.Message, kept.Started}
 		if r.Time.Before(l.since) || !l.chosen.holds(r.ID, r.Container) {
 			continue
 		}

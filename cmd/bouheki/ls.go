@@ -174,10 +174,18 @@ func started(at, now time.Time) string {
 	return ago(now.Sub(at))
 }
 
-// notes says what there is to know about containers that are not fully protected.
+func absent(executables []string) string {
+	return strings.Join(executables, ", ") + ": its policy names it, and it was not there when the container started: no process matches it"
+}
+
+// notes says what there is to know about containers: what is not protected, and
+// what of their policy matches nothing.
 func notes(list []enforce.Listed) string {
 	var b strings.Builder
 	for _, l := range list {
+		if len(l.Absent) > 0 {
+			fmt.Fprintf(&b, "%s: %s\n", clean(title(l)), clean(absent(l.Absent)))
+		}
 		if coverage(l) == "full" {
 			continue
 		}

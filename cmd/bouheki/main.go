@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Bouheki is the command for people: it shows which containers are protected, what
-// was denied to them, and what a policy allows. It starts nothing and protects
-// nothing; that is bouheki-hook's business.
+// was denied to them, and what a policy allows. Containers are bouheki-hook's business;
+// what is no container is put under a policy here: `run`, `attach`.
 //
 // Exit status: 0 yes, or done; 1 the answer is no; 2 usage or failure.
 package main
@@ -26,6 +26,7 @@ import (
 )
 
 func main() {
+	enforce.Waiting()
 	_, err := unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS)
 	e := &env{
 		stdout: os.Stdout, stderr: os.Stderr, terminal: err == nil, now: time.Now,
@@ -81,8 +82,7 @@ func (e *env) main(args []string) int {
 	case err == errNo:
 		return exitNo
 	default:
-		e.report(err)
-		return exitFailure
+		return e.ended(err)
 	}
 }
 

@@ -15,13 +15,21 @@ const timeLayout = "2006-01-02T15:04:05.000000Z"
 type refusal struct {
 	Time                          time.Time // UTC
 	Container, ID, Stage, Message string
+	Started                       bool // it was let start, and this is what to know of it
+}
+
+func (r refusal) action() string {
+	if r.Started {
+		return "note"
+	}
+	return "refused"
 }
 
 // text is a line like an event's: values are quoted where a reader could mistake where
 // they end, or a terminal could take them for more than text. The message always is.
 func (r refusal) text() string {
 	var b strings.Builder
-	b.WriteString(r.Time.Format(timeLayout) + " refused")
+	b.WriteString(r.Time.Format(timeLayout) + " " + r.action())
 	for _, pair := range [][2]string{{"stage", r.Stage}, {"container", r.Container}, {"id", r.ID}} {
 		if pair[1] != "" {
 			b.WriteString(" " + pair[0] + "=" + quoteIfNeeded(pair[1]))
@@ -46,6 +54,6 @@ func (r refusal) json() (string, error) {
 		ID        string `json:"id,omitempty"`
 		Stage     string `json:"stage,omitempty"`
 		Message   string `json:"message"`
-	}{r.Time.Format(timeLayout), "refused", r.Container, r.ID, r.Stage, r.Message}, "")
+	}{r.Time.Format(timeLayout), r.action(), r.Container, r.ID, r.Stage, r.Message}, "")
 	return strings.TrimSuffix(doc, "\n"), err
 }

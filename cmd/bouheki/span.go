@@ -24,9 +24,8 @@ type span struct {
 func (s *survey) spans(rules []ref, question policy.Rule) (spans []span) {
 	borders := map[uint8][]int{} // by protocol that a rule names: ports from which on something may change
 	for _, r := range rules {
-		rule := ruleAt(s.layers[r.layer].Policy, r.rule)
-		for _, proto := range rule.Protos {
-			borders[proto] = append(borders[proto], int(rule.Ports.First), int(rule.Ports.Last)+1)
+		for _, proto := range r.rule.Protos {
+			borders[proto] = append(borders[proto], int(r.rule.Ports.First), int(r.rule.Ports.Last)+1)
 		}
 	}
 	protos := question.Protos
@@ -64,13 +63,6 @@ func cut(whole policy.Ports, borders []int) (parts []policy.Ports) {
 		}
 	}
 	return append(parts, policy.Ports{First: uint16(first), Last: whole.Last})
-}
-
-func ruleAt(p *policy.Policy, number int) *policy.Rule {
-	if number < len(p.Deny) {
-		return &p.Deny[number]
-	}
-	return &p.Allow[number-len(p.Deny)]
 }
 
 // traffic says spans in words: "tcp, udp port 53; icmp; every other protocol". whole is

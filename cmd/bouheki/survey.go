@@ -3,6 +3,7 @@
 package main
 
 import (
+	"iter"
 	"net/netip"
 	"slices"
 
@@ -17,6 +18,10 @@ import (
 // So the question falls apart into areas: for each prefix, the addresses in it that are
 // in no narrower one. All addresses of an area are in the same prefixes, and are judged
 // alike.
+//
+// Processes: a layer's section, if one matches, brings its own rules in place of some of
+// the top level's. A survey is of one choice of sections, or of several at once, to tell
+// where they differ.
 //
 // Protocols and ports: a protocol that no rule of an area names is judged like all such
 // protocols, whatever its ports; the ports of one that is named change at the first and
@@ -61,6 +66,10 @@ type finding struct {
 	action  policy.Action
 	sayings []saying // one a layer
 	spans   []span
+
+	// otherwise are those of the survey's other choices that make another action, as far as
+	// they are still asked for.
+	otherwise []int
 }
 
 // saying is what one layer says.
@@ -72,23 +81,55 @@ type saying struct {
 // survey holds the rules of all layers by their prefixes.
 type survey struct {
 	layers     []policy.Layer
+	choices    []choice
+	open       []int // of the other choices those to compare with the first
 	everywhere []ref // rules for *
 	at         map[netip.Prefix][]ref
 }
 
-// ref is a rule of a layer, by its number.
-type ref struct{ layer, rule int }
+// choice says for each layer which section holds, -1 for none.
+type choice []int
 
-func newSurvey(layers []policy.Layer) *survey {
-	s := &survey{layers: layers, at: map[netip.Prefix][]ref{}}
+// ref is a rule of a layer, by its number.
+type ref struct {
+	layer, number int
+	section       int // whose it is; noSection, everySection
+	rule          *policy.Rule
+}
+
+const (
+	noSection    = -1 // holds where no section does: the top level's allow
+	everySection = -2 // holds always: the top level's deny
+)
+
+// newSurvey makes a survey of a choice of sections; with others, one that tells too where
+// these make another action.
+func newSurvey(layers []policy.Layer, sections choice, others ...choice) *survey {
+	s := &survey{layers: layers, choices: append([]choice{sections}, others...), at: map[netip.Prefix][]ref{}}
+	for i := range others {
+		s.open = append(s.open, 1+i)
+	}
 	for i, layer := range layers {
-		for j, rule := range layer.Policy.Rules() {
-			switch {
-			case rule.Dest.Any:
-				s.everywhere = append(s.everywhere, ref{i, j})
-			case rule.Dest.Prefix.IsValid():
-				s.at[rule.Dest.Prefix] = append(s.at[rule.Dest.Prefix], ref{i, j})
+		p, number := layer.Policy, 0
+		add := func(rules []policy.Rule, section int) {
+			chosen := section == everySection || slices.ContainsFunc(s.choices, func(c choice) bool { return c[i] == section })
+			for j := range rules {
+				r := ref{i, number + j, section, &rules[j]}
+				switch dest := &rules[j].Dest; {
+				case !chosen:
+				case dest.Any:
+					s.everywhere = append(s.everywhere, r)
+				case dest.Prefix.IsValid():
+					s.at[dest.Prefix] = append(s.at[dest.Prefix], r)
+				}
 			}
+			number += len(rules)
+		}
+		add(p.Deny, everySection)
+		add(p.Allow, noSection)
+		for k := range p.Processes {
+			add(p.Processes[k].Deny, k)
+			add(p.Processes[k].Allow, k)
 		}
 	}
 	return s
@@ -97,8 +138,8 @@ func newSurvey(layers []policy.Layer) *survey {
 // answer surveys all of a question, by address.
 func (s *survey) answer(q question) []area {
 	var areas []area
-	for _, prefix := range q.areas {
-		areas = append(areas, s.divide(prefix, q.rule)...)
+	for a := range s.divide(q) {
+		areas = append(areas, a)
 	}
 	slices.SortFunc(areas, func(a, b area) int { return comparePrefixes(a.prefix, b.prefix) })
 	return areas
@@ -112,8 +153,8 @@ func comparePrefixes(a, b netip.Prefix) int {
 	return a.Bits() - b.Bits()
 }
 
-// open is a prefix on the way from the widest to the narrowest one.
-type open struct {
+// level is a prefix on the way from the widest to the narrowest one.
+type level struct {
 	prefix   netip.Prefix
 	rules    []ref      // for exactly this prefix
 	next     netip.Addr // behind the narrower prefixes so far; not valid: behind the last address
@@ -121,8 +162,37 @@ type open struct {
 	narrower bool
 }
 
-// divide makes the areas of a prefix.
-func (s *survey) divide(whole netip.Prefix, question policy.Rule) (areas []area) {
+// differ tells which of the survey's other choices make another action of anything in the
+// question: by index, the first of the others being 0. A choice is asked until it does.
+func (s *survey) differ(q question) []bool {
+	differ := make([]bool, len(s.choices)-1)
+	for a := range s.divide(q) {
+		for _, f := range a.findings {
+			for _, c := range f.otherwise {
+				differ[c-1] = true
+			}
+		}
+		s.open = slices.DeleteFunc(s.open, func(c int) bool { return differ[c-1] })
+		if len(s.open) == 0 {
+			break
+		}
+	}
+	return differ
+}
+
+// divide makes the areas of a question.
+func (s *survey) divide(q question) iter.Seq[area] {
+	return func(yield func(area) bool) {
+		for _, whole := range q.areas {
+			if !s.dividePrefix(whole, q.rule, yield) {
+				return
+			}
+		}
+	}
+}
+
+// dividePrefix makes the areas of a prefix, until yield says that they are enough.
+func (s *survey) dividePrefix(whole netip.Prefix, question policy.Rule, yield func(area) bool) bool {
 	base := slices.Clone(s.everywhere)
 	var inside []netip.Prefix
 	for p, rules := range s.at {
@@ -139,8 +209,9 @@ func (s *survey) divide(whole netip.Prefix, question policy.Rule) (areas []area)
 	}
 	slices.SortFunc(inside, comparePrefixes)
 
-	stack := []open{{prefix: whole, rules: base, next: whole.Addr()}}
-	closeTop := func() {
+	stack := []level{{prefix: whole, rules: base, next: whole.Addr()}}
+	closeTop := func() bool {
+		more := true
 		top := &stack[len(stack)-1]
 		if !top.free.IsValid() && top.next.IsValid() && top.prefix.Contains(top.next) {
 			top.free = top.next
@@ -150,28 +221,33 @@ func (s *survey) divide(whole netip.Prefix, question policy.Rule) (areas []area)
 			for _, o := range stack {
 				rules = append(rules, o.rules...)
 			}
-			areas = append(areas, area{top.prefix, top.narrower, s.judge(top.free, rules, question)})
+			more = yield(area{top.prefix, top.narrower, s.judge(top.free, rules, question)})
 		}
 		if len(stack) > 1 {
 			stack[len(stack)-2].next = last(top.prefix).Next()
 		}
 		stack = stack[:len(stack)-1]
+		return more
 	}
 	for _, p := range inside {
 		for !stack[len(stack)-1].prefix.Contains(p.Addr()) {
-			closeTop()
+			if !closeTop() {
+				return false
+			}
 		}
 		top := &stack[len(stack)-1]
 		top.narrower = top.narrower || p != mapped
 		if !top.free.IsValid() && top.next != p.Addr() {
 			top.free = top.next
 		}
-		stack = append(stack, open{prefix: p, rules: s.at[p], next: p.Addr()})
+		stack = append(stack, level{prefix: p, rules: s.at[p], next: p.Addr()})
 	}
 	for len(stack) > 0 {
-		closeTop()
+		if !closeTop() {
+			return false
+		}
 	}
-	return areas
+	return true
 }
 
 // last is the highest address of a prefix.
@@ -187,19 +263,39 @@ func last(p netip.Prefix) netip.Addr {
 // judge asks every layer about one address, for all protocols and ports of the
 // question. rules are those that hold the address.
 func (s *survey) judge(addr netip.Addr, rules []ref, question policy.Rule) (findings []finding) {
-	views := make([]view, len(s.layers))
-	for i, layer := range s.layers {
-		views[i] = newView(i, layer.Policy, rules)
+	viewsOf := func(sections choice) []view { // of each layer
+		views := make([]view, len(s.layers))
+		for i, layer := range s.layers {
+			views[i] = newView(i, layer.Policy, sections[i], rules)
+		}
+		return views
 	}
-	for _, span := range s.spans(rules, question) {
+	ask := func(views []view, span span) []saying {
 		sayings := make([]saying, len(views))
 		for i := range views {
 			sayings[i] = views[i].ask(addr, span)
 		}
-		i := slices.IndexFunc(findings, func(f finding) bool { return slices.Equal(f.sayings, sayings) })
+		return sayings
+	}
+	first := viewsOf(s.choices[0])
+	var others [][]view
+	for _, c := range s.open {
+		others = append(others, viewsOf(s.choices[c]))
+	}
+	for _, span := range s.spans(rules, question) {
+		f := finding{sayings: ask(first, span)}
+		f.action = s.combine(f.sayings)
+		for i, c := range s.open {
+			if s.combine(ask(others[i], span)) != f.action {
+				f.otherwise = append(f.otherwise, c)
+			}
+		}
+		i := slices.IndexFunc(findings, func(g finding) bool {
+			return slices.Equal(g.otherwise, f.otherwise) && slices.Equal(g.sayings, f.sayings)
+		})
 		if i < 0 {
 			i = len(findings)
-			findings = append(findings, finding{action: s.combine(sayings), sayings: sayings})
+			findings = append(findings, f)
 		}
 		findings[i].spans = append(findings[i].spans, span)
 	}
@@ -222,33 +318,43 @@ func (s *survey) combine(sayings []saying) policy.Action {
 	return action
 }
 
-// view is a layer's policy with only the rules that hold an address: with the others,
-// asking a policy of 100,000 CIDRs about each would take 10,000,000,000 steps.
+// view is a layer's policy with only the rules that hold an address, and that hold with
+// a section: with the others, asking a policy of 100,000 CIDRs about each would take
+// 10,000,000,000 steps.
 type view struct {
 	policy policy.Policy
 	number []int // of its rules in the whole policy
 }
 
-func newView(layer int, p *policy.Policy, rules []ref) view {
-	v := view{policy: policy.Policy{Name: p.Name, Mode: p.Mode, Processes: p.Processes}}
-	for _, r := range rules {
-		if r.layer == layer {
-			v.number = append(v.number, r.rule)
-		}
+func newView(layer int, p *policy.Policy, section int, rules []ref) view {
+	rules = slices.DeleteFunc(slices.Clone(rules), func(r ref) bool {
+		return r.layer != layer || r.section != section && r.section != everySection
+	})
+	slices.SortFunc(rules, func(a, b ref) int { return a.number - b.number })
+
+	v := view{policy: policy.Policy{Name: p.Name, Mode: p.Mode}}
+	deny, allow := &v.policy.Deny, &v.policy.Allow
+	if section >= 0 {
+		// Without conditions: it holds for every process.
+		v.policy.Processes = []policy.Process{{}}
+		allow = &v.policy.Processes[0].Allow
 	}
-	slices.Sort(v.number)
-	for _, n := range v.number {
-		if n < len(p.Deny) {
-			v.policy.Deny = append(v.policy.Deny, p.Deny[n])
-		} else {
-			v.policy.Allow = append(v.policy.Allow, p.Allow[n-len(p.Deny)])
+	for _, r := range rules {
+		v.number = append(v.number, r.number)
+		switch {
+		case !r.rule.Deny:
+			*allow = append(*allow, *r.rule)
+		case r.section >= 0:
+			v.policy.Processes[0].Deny = append(v.policy.Processes[0].Deny, *r.rule)
+		default:
+			*deny = append(*deny, *r.rule)
 		}
 	}
 	return v
 }
 
 func (v *view) ask(addr netip.Addr, s span) saying {
-	_, reason, rule := v.policy.Match(addr, s.proto, s.ports.First)
+	_, reason, rule := v.policy.Match(addr, s.proto, s.ports.First, policy.Who{Known: true})
 	if rule >= 0 {
 		rule = v.number[rule]
 	}

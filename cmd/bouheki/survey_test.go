@@ -30,14 +30,28 @@ func TestSurvey(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			layers = append(layers, policy.Layer{Kind: kind, Policy: p})
 			fmt.Fprintf(&text, "%+v\n", in)
+			for range max(0, random.IntN(5)-1) {
+				in := policy.Inline{Allow: randomRules(random), Deny: randomRules(random)}
+				rules, err := new(policy.Policy).Override(in)
+				if err != nil {
+					t.Fatal(err)
+				}
+				user := random.Uint32N(3)
+				p.Processes = append(p.Processes, policy.Process{User: []uint32{user}, Allow: rules.Allow, Deny: rules.Deny})
+				fmt.Fprintf(&text, "  user %d: %+v\n", user, in)
+			}
+			layers = append(layers, policy.Layer{Kind: kind, Policy: p})
 		}
 		q, err := newQuestion(randomRule(random))
 		if err != nil {
 			t.Fatal(err)
 		}
-		areas := newSurvey(layers).answer(q)
+		who := process{who: policy.Who{Known: true, User: random.Uint32N(4)}}
+		other := process{who: policy.Who{Known: true, User: random.Uint32N(4)}}
+		areas := newSurvey(layers, who.sections(layers)).answer(q)
+		both := newSurvey(layers, who.sections(layers), other.sections(layers))
+		compared, differs := both.answer(q), false
 		for range 40 {
 			dst, proto, port := randomDestination(random, q)
 			packets++
@@ -45,10 +59,19 @@ func TestSurvey(t *testing.T) {
 			if n != 1 {
 				t.Fatalf("round %d: question %s: %d findings about %v proto %d port %d\n%s", round, q.text, n, dst, proto, port, &text)
 			}
-			v := evaluate(layers, dst, proto, port)
+			v := evaluate(layers, dst, proto, port, who.who)
 			if v.Action != f.action || v.Action != policy.Pass && (f.sayings[v.Layer] != saying{v.Reason, v.Rule}) {
 				t.Fatalf("round %d: question %s: %v proto %d port %d: survey %v %+v, evaluate %+v\n%s", round, q.text, dst, proto, port, f.action, f.sayings, v, &text)
 			}
+			g, n := findingOf(compared, dst, proto, port)
+			otherwise := v.Action != evaluate(layers, dst, proto, port, other.who).Action
+			if n != 1 || g.action != f.action || (len(g.otherwise) > 0) != otherwise {
+				t.Fatalf("round %d: question %s, users %d and %d: %v proto %d port %d: survey of both %+v, otherwise %v\n%s", round, q.text, who.who.User, other.who.User, dst, proto, port, g, otherwise, &text)
+			}
+			differs = differs || otherwise
+		}
+		if differs && !both.differ(q)[0] {
+			t.Fatalf("round %d: question %s, users %d and %d: nothing differs\n%s", round, q.text, who.who.User, other.who.User, &text)
 		}
 		// What is said of all is said of each.
 		if whole := overall(areas); whole == (tally{}) {
@@ -59,7 +82,7 @@ func TestSurvey(t *testing.T) {
 }
 
 // evaluate asks the specification about a packet whose sender has a right to its source.
-func evaluate(layers []policy.Layer, dst netip.Addr, proto uint8, port uint16) policy.Verdict {
+func evaluate(layers []policy.Layer, dst netip.Addr, proto uint8, port uint16, who policy.Who) policy.Verdict {
 	ifc := policy.Interface{MAC: [6]byte{2}, IPv4: []netip.Addr{netip.MustParseAddr("10.89.0.2")}}
 	p := policy.Packet{EthSrc: ifc.MAC, Src: ifc.IPv4[0], Dst: dst, Proto: proto, HopLimit: 64}
 	if dst.Is6() {
@@ -68,7 +91,7 @@ func evaluate(layers []policy.Layer, dst netip.Addr, proto uint8, port uint16) p
 	if policy.HasPorts(proto) {
 		p.SrcPort, p.DstPort = 40000, port
 	}
-	return policy.Evaluate(layers, ifc, p, policy.Raw, nil, time.Hour)
+	return policy.Evaluate(layers, ifc, p, policy.Other, who, nil, time.Hour)
 }
 
 // findingOf finds what is said of a destination, and how often.
@@ -167,7 +190,7 @@ func TestSurveyOfMany(t *testing.T) {
 		}
 		p.Allow = append(p.Allow, rule)
 	}
-	s := newSurvey([]policy.Layer{{Policy: p}})
+	s := newSurvey([]policy.Layer{{Policy: p}}, choice{noSection})
 	begin := time.Now()
 	for text, want := range map[string]int{"*": 100_002, "10.128.0.0/16:443/tcp": 65_536, "10.128.0.7:443/tcp": 1} {
 		q, err := newQuestion(text)
@@ -202,7 +225,7 @@ func TestMapped(t *testing.T) {
 			t.Fatal(err)
 		}
 		p := &policy.Policy{Allow: []policy.Rule{rule}}
-		if got := fmt.Sprint(newSurvey([]policy.Layer{{Policy: p}}).answer(q)); got != want {
+		if got := fmt.Sprint(newSurvey([]policy.Layer{{Policy: p}}, choice{noSection}).answer(q)); got != want {
 			t.Errorf("%s: %s, want %s", text, got, want)
 		}
 	}
@@ -220,7 +243,7 @@ func TestMapped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	areas := newSurvey([]policy.Layer{{Policy: p}}).answer(q)
+	areas := newSurvey([]policy.Layer{{Policy: p}}, choice{noSection}).answer(q)
 	if whole := overall(areas); len(areas) != 1 || whole != (tally{drop: true}) {
 		t.Errorf("%v: %v", areas, whole)
 	}

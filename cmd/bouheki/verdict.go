@@ -41,6 +41,9 @@ func (t tally) String() string {
 	}
 }
 
+// mixed: more than one verdict occurs.
+func (t tally) mixed() bool { return number(t.pass)+number(t.drop)+number(t.monitor) > 1 }
+
 // badness sorts what is denied before what is allowed: it is what people look for.
 func (t tally) badness() int {
 	switch {
@@ -75,9 +78,9 @@ const most = 20
 // report is what stands below the verdict: each part of the question with its own
 // verdict, and what each layer says about it. What is denied comes first, and "the
 // rest" behind what it is the rest of.
-func report(areas []area, layers []policy.Layer, q question) string {
+func report(areas []area, layers []policy.Layer, sections choice, q question) string {
 	if len(areas) == 1 {
-		return areas[0].report(layers, q)
+		return areas[0].report(layers, sections, q)
 	}
 	areas = slices.Clone(areas)
 	slices.SortStableFunc(areas, func(a, b area) int {
@@ -85,7 +88,7 @@ func report(areas []area, layers []policy.Layer, q question) string {
 	})
 	var b strings.Builder
 	for _, a := range areas[:min(most, len(areas))] {
-		fmt.Fprintf(&b, "%s: %s\n%s", a, a.tally(), a.report(layers, q))
+		fmt.Fprintf(&b, "%s: %s\n%s", a, a.tally(), a.report(layers, sections, q))
 	}
 	if len(areas) > most {
 		b.WriteString("and " + count(len(areas)-most, "part", "parts") + " more: " + summary(areas[most:]) + "\n")
@@ -126,7 +129,7 @@ func summary(areas []area) string {
 	return strings.Join(parts, ", ")
 }
 
-func (a area) report(layers []policy.Layer, q question) string {
+func (a area) report(layers []policy.Layer, sections choice, q question) string {
 	var b strings.Builder
 	findings := slices.Clone(a.findings)
 	slices.SortStableFunc(findings, func(x, y finding) int {
@@ -143,7 +146,7 @@ func (a area) report(layers []policy.Layer, q question) string {
 			indent = "    "
 		}
 		for i, saying := range f.sayings {
-			b.WriteString(indent + saying.about(layers[i]) + "\n")
+			b.WriteString(indent + saying.about(layers[i], sections[i]) + "\n")
 		}
 	}
 	return b.String()
@@ -160,9 +163,21 @@ func (f finding) tally() (t tally) {
 }
 
 // about says what a layer says: `own policy web: denied by "deny 10.0.1.10" (FILE:LINE)`.
-func (s saying) about(layer policy.Layer) string {
+// Of a policy with sections it says too which one holds.
+func (s saying) about(layer policy.Layer, section int) string {
 	p := layer.Policy
 	who := strings.TrimSpace(layer.Kind + " policy " + p.Name)
+	place := ""
+	if len(p.Files) > 0 {
+		place = " (" + p.Files[0].Path + ")"
+	}
+	switch {
+	case section >= 0:
+		who += fmt.Sprintf(", section at line %d", p.Processes[section].Line)
+		place = " (" + sectionPlace(&p.Processes[section]) + ")"
+	case len(p.Processes) > 0:
+		who += ", no section"
+	}
 	verdict := "allowed"
 	if s.reason != policy.None {
 		verdict = "denied"
@@ -171,16 +186,14 @@ func (s saying) about(layer policy.Layer) string {
 		}
 	}
 	if s.rule < 0 {
-		text := who + ": " + verdict + ", no rule allows it"
-		if len(p.Files) > 0 {
-			text += " (" + p.Files[0].Path + ")"
-		}
-		return text
+		return who + ": " + verdict + ", no rule allows it" + place
 	}
-	rule := ruleAt(p, s.rule)
+	rule := p.Rule(s.rule)
 	text := fmt.Sprintf("%s: %s by %q (%s)", who, verdict, rule, rule.Where())
 	if rule.Note != "" {
 		text += fmt.Sprintf(", note %q", rule.Note)
 	}
 	return text
 }
+
+func sectionPlace(s *policy.Process) string { return fmt.Sprintf("%s:%d", s.File, s.Line) }

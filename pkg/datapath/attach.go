@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"syscall"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -34,7 +32,10 @@ func (w Wall) judged() ebpf.AttachType {
 
 // program is the one that belongs at a hook of a wall.
 func (s *Set) program(wall Wall, at ebpf.AttachType) *ebpf.Program {
-	if at == wall.judged() {
+	switch {
+	case at == wall.judged() && wall.Anybody:
+		return s.objs.BouhekiLeave
+	case at == wall.judged():
 		return s.objs.BouhekiOut
 	}
 	return s.objs.BouhekiIn
@@ -122,85 +123,6 @@ func (s *Set) attached(wall Wall) error {
 		if !found {
 			return fmt.Errorf("check device %d: bouheki's program is not in its place", wall.At.Index)
 		}
-	}
-	return nil
-}
-
-// Gate puts the gate at the cgroup of a container in a network that another
-// one's walls cover already.
-func (s *Set) Gate(cgroup string) error { return s.attachGate(cgroup) }
-
-// Ungate takes it away. A cgroup that is gone is no error.
-func (s *Set) Ungate(cgroup string) error { return s.detachGate(cgroup) }
-
-// Gated returns nil if the gate is at the cgroup.
-func (s *Set) Gated(cgroup string) error {
-	dir, err := os.Open(cgroup)
-	if err != nil {
-		return fmt.Errorf("check cgroup: %w", err)
-	}
-	defer dir.Close()
-	if err := s.gateAttached(dir); err != nil {
-		return fmt.Errorf("check cgroup %s: bouheki's program is not in its place", cgroup)
-	}
-	return nil
-}
-
-// attachGate attaches to a cgroup. BPF_F_ALLOW_MULTI is what keeps it there: a
-// program attached without that flag can be detached by any process, with no
-// capability at all, that can open its cgroup's directory.
-func (s *Set) attachGate(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("attach to cgroup: %w", err)
-	}
-	defer dir.Close()
-	err = link.RawAttachProgram(link.RawAttachProgramOptions{
-		Target: int(dir.Fd()), Program: s.objs.BouhekiGate, Attach: ebpf.AttachCGroupInetEgress,
-		Flags: unix.BPF_F_ALLOW_MULTI,
-	})
-	// The same program twice is EINVAL at a cgroup.
-	if err != nil && s.gateAttached(dir) != nil {
-		if errors.Is(err, unix.EPERM) {
-			return fmt.Errorf("attach to cgroup %s: a cgroup above it holds a program that allows no other: %w", path, err)
-		}
-		return fmt.Errorf("attach to cgroup %s: %w", path, err)
-	}
-	return nil
-}
-
-func (s *Set) gateAttached(dir *os.File) error {
-	info, err := s.objs.BouhekiGate.Info()
-	if err != nil {
-		return err
-	}
-	id, _ := info.ID()
-	result, err := link.QueryPrograms(link.QueryOptions{Target: int(dir.Fd()), Attach: ebpf.AttachCGroupInetEgress})
-	if err != nil {
-		return err
-	}
-	for _, p := range result.Programs {
-		if p.ID == id {
-			return nil
-		}
-	}
-	return syscall.ENOENT
-}
-
-func (s *Set) detachGate(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return nil // the attachment went with the cgroup
-	}
-	defer dir.Close()
-	if s.gateAttached(dir) != nil {
-		return nil
-	}
-	err = link.RawDetachProgram(link.RawDetachProgramOptions{
-		Target: int(dir.Fd()), Program: s.objs.BouhekiGate, Attach: ebpf.AttachCGroupInetEgress,
-	})
-	if err != nil && !gone(err) {
-		return fmt.Errorf("detach from cgroup %s: %w", path, err)
 	}
 	return nil
 }

@@ -37,7 +37,7 @@ func TestVectorsOnDevice(t *testing.T) {
 			var past policy.Past
 			for i, step := range steps {
 				p, _ := policy.Dissect(step.frame, false)
-				want := policy.Evaluate(c.layers, c.ifc, p, policy.Raw, &past, 0)
+				want := policy.Evaluate(c.layers, c.ifc, p, policy.Raw, policy.Who{}, &past, 0)
 				got, err := d.send(step.frame)
 				if errors.Is(err, unix.EMSGSIZE) || errors.Is(err, unix.EINVAL) && len(step.frame) <= 14 {
 					continue // the device does not take it
@@ -82,7 +82,7 @@ func newDiffDevice(t *testing.T) *diffDevice {
 	t.Cleanup(func() { d.set.Close() })
 	ifc := vectorInterface(d.Lab)
 	d.setup = Setup{
-		Subject: 1, Generation: 1, Netns: d.ContainerCookie, Cgroup: testCgroup(t),
+		Subject: 1, Generation: 1, Cgroup: testCgroup(t), Home: Home{Netns: d.ContainerCookie},
 		Layers: []Layer{{Table: 1}}, Tables: map[uint32]*tables.Tables{1: mustCompileDiff(t, p)},
 		Walls: []Wall{{
 			At: Device{d.HostCookie, uint32(d.HostEnd)}, Inside: Device{d.ContainerCookie, uint32(d.Inside)},

@@ -71,7 +71,7 @@ func TestVectorsLayers(t *testing.T) {
 			}
 			frame := v.build(h, s)
 			p, _ := policy.Dissect(frame, false)
-			if got := policy.Evaluate(c.layers, c.ifc, p, policy.Raw, new(policy.Past), 0); !sameVerdict(got, want) {
+			if got := policy.Evaluate(c.layers, c.ifc, p, policy.Raw, policy.Who{}, new(policy.Past), 0); !sameVerdict(got, want) {
 				t.Errorf("%s: %s: specification: %s, the table says %s", s.family, v.name, showVerdict(got), showVerdict(want))
 			}
 			if err := rig.enter(func() error {

@@ -99,7 +99,7 @@ func (m *model) judge(s sight) {
 			j.under = f
 		}
 	}
-	j.want = policy.Evaluate(j.under.stack.layers, m.ifc, j.packet, j.sender, &m.past, s.time)
+	j.want = policy.Evaluate(j.under.stack.layers, m.ifc, j.packet, j.sender, policy.Who{}, &m.past, s.time)
 	if m.old[s.socket.cookie] && s.socket.cookie != 0 && s.socket.typ != unix.SOCK_RAW && s.socket.family != unix.AF_PACKET {
 		m.stale = j
 	}

@@ -66,7 +66,7 @@ func newDiffRig(t testing.TB) *diffRig {
 	r.inside = Device{r.lab.ContainerCookie, uint32(r.lab.Inside)}
 	first := diffFloor
 	r.setup = Setup{
-		Subject: 1, Generation: r.nextGeneration(), Netns: r.lab.ContainerCookie, Cgroup: testCgroup(t),
+		Subject: 1, Generation: r.nextGeneration(), Cgroup: testCgroup(t), Home: Home{Netns: r.lab.ContainerCookie},
 		Layers: []Layer{{Table: r.nextTable()}}, Tables: map[uint32]*tables.Tables{1: mustCompileDiff(t, first)},
 		Walls: []Wall{{At: r.device, Inside: r.inside, Enter: r.enter}},
 	}

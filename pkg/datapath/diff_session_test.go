@@ -118,7 +118,7 @@ func newSession(t testing.TB) *session {
 	}
 	s.generation, s.tables = 1, 1
 	err = s.set.Install(Setup{
-		Subject: s.subject, Generation: 1, Netns: s.ContainerCookie, Cgroup: testCgroup(t), Layers: []Layer{{Table: 1}},
+		Subject: s.subject, Generation: 1, Cgroup: testCgroup(t), Home: Home{Netns: s.ContainerCookie}, Layers: []Layer{{Table: 1}},
 		Tables: map[uint32]*tables.Tables{1: mustCompileDiff(t, diffFloor)}, Walls: []Wall{wall},
 	})
 	check("install")

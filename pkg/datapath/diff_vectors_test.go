@@ -68,7 +68,7 @@ func (r *diffRig) step(c *diffCase, s diffStack, step step, past *policy.Past) e
 		past.Inbound(p, 0)
 		return r.runIn(step.frame)
 	}
-	v := policy.Evaluate(c.layers, c.ifc, p, testRunSender(p), past, 0)
+	v := policy.Evaluate(c.layers, c.ifc, p, testRunSender(p), policy.Who{}, past, 0)
 	if err := step.check(v); err != nil {
 		return fmt.Errorf("specification: %w\nframe %x", err, step.frame)
 	}

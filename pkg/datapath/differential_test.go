@@ -180,7 +180,7 @@ func (r *diffRig) compare(c *diffCase, s diffStack, o diffOptions, tally *diffTa
 		if o.packet != nil {
 			o.packet(&p)
 		}
-		v := policy.Evaluate(c.layers, c.ifc, p, testRunSender(p), &past, time.Since(start))
+		v := policy.Evaluate(c.layers, c.ifc, p, testRunSender(p), policy.Who{}, &past, time.Since(start))
 		got := r.run(frame)
 		if err := r.agree(c, s, frame, p, v, got, o); err != nil {
 			return err

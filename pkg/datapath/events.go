@@ -30,6 +30,17 @@ type Event struct {
 	Generation uint64 // of the setup or update that judged
 	Ethertype  uint16
 	Count      uint32 // packets of the flow since its previous event
+
+	// Who sent it; nil: not known.
+	Who *Who
+}
+
+// Who is a process that called connect() or sendmsg(). Numbers are the host's.
+type Who struct {
+	Pid   uint32 // of the process, not the thread
+	User  uint32 // effective
+	Group uint32
+	Comm  string
 }
 
 // Recorder reads one container's flight recorder. Reading changes nothing in it:
@@ -145,6 +156,9 @@ func (r *Recorder) decode(e kernelEvent) Event {
 		Monitor: e.Action == uint8(kernelActionACTION_MONITOR), Reason: e.Reason,
 		Layer: int(e.Layer), Table: e.Table, Rule: int(int32(e.Rule)), Generation: e.Word >> 1,
 		Ethertype: e.Ethertype, Count: e.Count, HasPorts: e.Flags&eventPorts != 0,
+	}
+	if e.Who != 0 {
+		out.Who = &Who{Pid: e.Pid, User: e.Uid, Group: e.Gid, Comm: commandText(e.Comm)}
 	}
 	if e.Flags&eventAddrs != 0 {
 		out.Proto = e.Proto

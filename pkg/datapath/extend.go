@@ -2,7 +2,10 @@
 
 package datapath
 
-import "errors"
+import (
+	"errors"
+	"slices"
+)
 
 // Extend adds the walls of setup to a container that [Set.Install] has put under
 // its policy, which stays as it is: what was recorded and what came in before count
@@ -21,7 +24,46 @@ func (s *Set) Extend(setup Setup) (err error) {
 	if err := s.together(atBoth(s.attach, setup.Walls...)...); err != nil {
 		return err
 	}
+	if err := s.putLocals(setup); err != nil {
+		return err
+	}
+	s.joinLoopback(setup, endpoints)
 	return s.putEndpoints(endpoints)
+}
+
+// joinLoopback keeps the addresses of walls that stand already in the entry of lo.
+func (s *Set) joinLoopback(setup Setup, endpoints map[kernelEndpointKey]kernelEndpoint) {
+	key := kernelEndpointKey{Netns: setup.Netns, Ifindex: loopback}
+	var present kernelEndpoint
+	if s.objs.Endpoints.Lookup(&key, &present) != nil || present.Subject != setup.Subject {
+		return
+	}
+	lo := endpoints[key]
+	for _, addr := range present.Addr4[:present.Addrs] {
+		if slices.Contains(lo.Addr4[:lo.Addrs], addr) {
+			continue
+		}
+		if int(lo.Addrs) == len(lo.Addr4) {
+			lo.Flags = endpointMore
+			break
+		}
+		lo.Addr4[lo.Addrs] = addr
+		lo.Addrs++
+	}
+	for _, addr := range present.Onlink[:present.Prefixes] {
+		if slices.Contains(lo.Onlink[:lo.Prefixes], addr) {
+			continue
+		}
+		if int(lo.Prefixes) == len(lo.Onlink) {
+			lo.Flags = endpointMore
+			break
+		}
+		lo.Onlink[lo.Prefixes] = addr
+		lo.Prefixes++
+	}
+	lo.Flags |= present.Flags & endpointMore
+	sortAddresses(&lo)
+	endpoints[key] = lo
 }
 
 func (s *Set) putEndpoints(endpoints map[kernelEndpointKey]kernelEndpoint) error {
@@ -61,7 +103,7 @@ func (s *Set) removeEndpoints(subject uint32, endpoints map[kernelEndpointKey]ke
 // not let free, until the device goes too.
 func (s *Set) Abandon(setup Setup) (err error) {
 	if setup.Cgroup != "" {
-		err = s.detachGate(setup.Cgroup)
+		err = s.Ungate(setup.Cgroup, setup.Home)
 	}
 	endpoints, e := newEndpoints(setup)
 	return errors.Join(err, e, s.removeEndpoints(setup.Subject, endpoints), s.forget(setup.Subject))

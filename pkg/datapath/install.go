@@ -3,9 +3,11 @@
 package datapath
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/bouheki/bouheki/pkg/tables"
 	"github.com/cilium/ebpf"
@@ -23,7 +25,12 @@ type Wall struct {
 	Inside Device // the container's own end: what the gate lets pass
 	MAC    [6]byte
 	IPv4   []netip.Addr
+	IPv6   []netip.Addr   // link-local ones too
 	OnLink []netip.Prefix // IPv6, without fe80::/64
+
+	// Anybody: it is an interface of the host, and whoever sends over it is judged by
+	// where to alone. At and Inside are the same.
+	Anybody bool
 
 	// Enter runs a function on a thread that is in the netns of At; its error wraps
 	// [fs.ErrNotExist] if that is gone. Nil: the process is in it.
@@ -41,6 +48,9 @@ func (w Wall) enter(f func() error) error {
 type Layer struct {
 	Table   uint32
 	Monitor bool
+	// Matches is what senders are known by if the table has views of sections; it has
+	// Any of each kind then.
+	Matches []Match
 }
 
 // Setup is all that the kernel needs to know of one container.
@@ -50,8 +60,8 @@ type Setup struct {
 	Layers     []Layer                   // outermost first, 1 to 3
 	Tables     map[uint32]*tables.Tables // those that the kernel does not hold yet
 	Walls      []Wall
-	Netns      uint64 // cookie of the container's netns
 	Cgroup     string // path of its cgroup directory; "": none is known yet
+	Home
 }
 
 // Install puts a container under its policy. It may be repeated: the end is the
@@ -76,7 +86,7 @@ func (s *Set) Install(setup Setup) (err error) {
 	defer close()
 	steps = append(steps, atBoth(s.attach, setup.Walls...)...)
 	if setup.Cgroup != "" {
-		steps = append(steps, func() error { return s.attachGate(setup.Cgroup) })
+		steps = append(steps, func() error { return s.Gate(setup.Cgroup, setup.Subject, setup.Home) })
 	}
 	defer func() {
 		if err != nil {
@@ -89,7 +99,13 @@ func (s *Set) Install(setup Setup) (err error) {
 	if err := s.startCounters(setup.Subject); err != nil {
 		return err
 	}
+	if err := s.AddMatches(setup.Subject, setup.Layers); err != nil {
+		return err
+	}
 	if err := s.switchStacks(stack, map[uint32]uint64{setup.Subject: setup.Generation}); err != nil {
+		return err
+	}
+	if err := s.putLocals(setup); err != nil {
 		return err
 	}
 	return s.putEndpoints(endpoints)
@@ -98,6 +114,11 @@ func (s *Set) Install(setup Setup) (err error) {
 // prepare makes the container's maps and the tables it needs, and returns the
 // steps that make them reachable.
 func (s *Set) prepare(setup Setup) (steps []func() error, close func(), err error) {
+	return s.prepareFor(setup, s.sizes.Evidence)
+}
+
+// prepareFor makes room for that many inbound flows.
+func (s *Set) prepareFor(setup Setup, flows uint32) (steps []func() error, close func(), err error) {
 	var open []interface{ Close() error }
 	close = func() {
 		for _, m := range open {
@@ -121,7 +142,7 @@ func (s *Set) prepare(setup Setup) (steps []func() error, close func(), err erro
 		outer *ebpf.Map
 		spec  *ebpf.MapSpec
 	}{
-		{s.objs.Evidence, &ebpf.MapSpec{Name: "b_evidence", Type: ebpf.LRUHash, MaxEntries: s.sizes.Evidence,
+		{s.objs.Evidence, &ebpf.MapSpec{Name: "b_evidence", Type: ebpf.LRUHash, MaxEntries: flows,
 			KeySize: sizeOf[kernelTuple](), ValueSize: sizeOf[kernelSighting]()}},
 		{s.objs.Memories, &ebpf.MapSpec{Name: "b_memory", Type: ebpf.Array, MaxEntries: memorySlots,
 			KeySize: 4, ValueSize: 64}},
@@ -153,8 +174,11 @@ const memorySlots = 512
 // newEndpoints spells a setup's entries of the endpoints map: the device at
 // which each wall stands, the container's end of it, and lo for its netns.
 func newEndpoints(setup Setup) (map[kernelEndpointKey]kernelEndpoint, error) {
-	entries := map[kernelEndpointKey]kernelEndpoint{
-		{Netns: setup.Netns, Ifindex: loopback}: {Subject: setup.Subject},
+	entries := map[kernelEndpointKey]kernelEndpoint{}
+	if len(setup.Walls) > 0 {
+		if !setup.Walls[0].Anybody {
+			entries[kernelEndpointKey{Netns: setup.Netns, Ifindex: loopback}] = newLoopback(setup)
+		}
 	}
 	for _, wall := range setup.Walls {
 		e := kernelEndpoint{Subject: setup.Subject, Mac: wall.MAC}
@@ -184,8 +208,70 @@ func newEndpoints(setup Setup) (map[kernelEndpointKey]kernelEndpoint, error) {
 
 const (
 	endpointInside = 1 // ENDPOINT_INSIDE
+	endpointMore   = 2 // ENDPOINT_MORE
 	loopback       = 1 // LOOPBACK_IFINDEX
 )
+
+// newLoopback lists the container's addresses, as far as there is room.
+func newLoopback(setup Setup) kernelEndpoint {
+	e := kernelEndpoint{Subject: setup.Subject}
+	for _, wall := range setup.Walls {
+		for _, addr := range wall.IPv4 {
+			if int(e.Addrs) == len(e.Addr4) {
+				e.Flags = endpointMore
+				break
+			}
+			e.Addr4[e.Addrs] = nativeUint32(addr.As4())
+			e.Addrs++
+		}
+		for _, addr := range wall.IPv6 {
+			if int(e.Prefixes) == len(e.Onlink) {
+				e.Flags = endpointMore
+				break
+			}
+			e.Onlink[e.Prefixes] = kernelOnlink{Addr: addr.As16(), Bits: 128}
+			e.Prefixes++
+		}
+	}
+	sortAddresses(&e)
+	return e
+}
+
+func sortAddresses(e *kernelEndpoint) {
+	slices.Sort(e.Addr4[:e.Addrs])
+	slices.SortFunc(e.Onlink[:e.Prefixes], func(a, b kernelOnlink) int { return bytes.Compare(a.Addr[:], b.Addr[:]) })
+}
+
+// putLocals says which addresses lead to the container itself.
+func (s *Set) putLocals(setup Setup) error {
+	for _, wall := range setup.Walls {
+		for _, addr := range append(slices.Clone(wall.IPv4), wall.IPv6...) {
+			key := kernelLocalKey{Netns: setup.Netns, Addr: addr.As16()}
+			if err := s.objs.Locals.Put(&key, setup.Subject); err != nil {
+				return fmt.Errorf("write address %s: %w", addr, err)
+			}
+		}
+	}
+	return nil
+}
+
+// dropLocals removes the addresses of a container.
+func (s *Set) dropLocals(subject uint32) (err error) {
+	var key kernelLocalKey
+	var owner uint32
+	var stale []kernelLocalKey
+	for i := s.objs.Locals.Iterate(); i.Next(&key, &owner); {
+		if owner == subject {
+			stale = append(stale, key)
+		}
+	}
+	for _, key := range stale {
+		if e := s.objs.Locals.Delete(&key); e != nil && !errors.Is(e, ebpf.ErrKeyNotExist) {
+			err = errors.Join(err, fmt.Errorf("remove address: %w", e))
+		}
+	}
+	return err
+}
 
 // Holds returns nil if the kernel has all that Install would bring, and else what
 // is missing first. It changes nothing.
@@ -202,7 +288,12 @@ func (s *Set) Holds(setup Setup) error {
 	}
 	for key, want := range endpoints {
 		var present kernelEndpoint
-		if err := s.objs.Endpoints.Lookup(&key, &present); err != nil || present != want {
+		err := s.objs.Endpoints.Lookup(&key, &present)
+		if key.Ifindex == loopback { // its list may hold addresses of interfaces that have gone: they lead nowhere
+			want = kernelEndpoint{Subject: want.Subject}
+			present = kernelEndpoint{Subject: present.Subject}
+		}
+		if err != nil || present != want {
 			return fmt.Errorf("check device %d: its endpoint entry is missing or another one", key.Ifindex)
 		}
 	}
@@ -214,7 +305,7 @@ func (s *Set) Holds(setup Setup) error {
 	if setup.Cgroup == "" {
 		return nil
 	}
-	return s.Gated(setup.Cgroup)
+	return s.Gated(setup.Cgroup, setup.Subject, setup.Home)
 }
 
 // Remove takes a container out of the kernel: what Install brought, tables
@@ -223,7 +314,7 @@ func (s *Set) Holds(setup Setup) error {
 func (s *Set) Remove(setup Setup) error {
 	steps := atBoth(s.detach, setup.Walls...)
 	if setup.Cgroup != "" {
-		steps = append(steps, func() error { return s.detachGate(setup.Cgroup) })
+		steps = append(steps, func() error { return s.Ungate(setup.Cgroup, setup.Home) })
 	}
 	err := s.together(steps...)
 	endpoints, _ := newEndpoints(setup)
@@ -233,7 +324,7 @@ func (s *Set) Remove(setup Setup) error {
 // forget frees a container's number.
 func (s *Set) forget(subject uint32) error {
 	var none kernelSubject
-	err := s.objs.Subjects.Put(subject, &none)
+	err := errors.Join(s.objs.Subjects.Put(subject, &none), s.dropLocals(subject), s.KeepMatches(subject, nil))
 	if e := s.objs.Counters.Delete(subject); e != nil && !errors.Is(e, ebpf.ErrKeyNotExist) {
 		err = errors.Join(err, e)
 	}

@@ -21,6 +21,13 @@ const (
 	kernelActionACTION_MONITOR kernelAction = 2
 )
 
+type kernelClosest struct {
+	_       structs.HostLayout
+	Word    uint64
+	Subject uint32
+	Pad     uint32
+}
+
 type kernelDevice struct {
 	_        structs.HostLayout
 	Key      kernelEndpointKey
@@ -66,8 +73,13 @@ type kernelEvent struct {
 	Ifindex   uint32
 	Flags     uint32
 	Ethertype uint16
-	Pad       uint16
-	Spare     [4]uint64
+	Who       uint8
+	Pad       uint8
+	Pid       uint32
+	Uid       uint32
+	Gid       uint32
+	Spare     uint32
+	Comm      [16]uint8
 	Seq2      uint64
 }
 
@@ -102,13 +114,43 @@ type kernelFlow struct {
 	Ports     uint8
 	Addrs     uint8
 	SrcMac    [6]uint8
-	_         [2]byte
+	Foreign   uint8
+	_         [1]byte
+}
+
+type kernelHome struct {
+	_       structs.HostLayout
+	Netns   uint64
+	Subject uint32
+	UserNs  uint32
+	Flags   uint32
+	Pad     uint32
 }
 
 type kernelInterval struct {
 	_       structs.HostLayout
 	Start   uint32
 	Verdict uint32
+}
+
+type kernelLocalKey struct {
+	_     structs.HostLayout
+	Netns uint64
+	Addr  [16]uint8
+}
+
+type kernelMatch struct {
+	_        structs.HostLayout
+	Sections [4]uint64
+}
+
+type kernelMatchKey struct {
+	_       structs.HostLayout
+	Subject uint32
+	Table   uint32
+	Kind    uint32
+	Value   [16]uint8
+	Pad     uint32
 }
 
 type kernelOnlink struct {
@@ -127,6 +169,7 @@ type kernelPrefix struct {
 type kernelPrefixKey struct {
 	_    structs.HostLayout
 	Bits uint32
+	View uint32
 	Addr [16]uint8
 }
 
@@ -187,9 +230,29 @@ type kernelSocketState struct {
 	_       [4]byte
 }
 
+type kernelSpeaker struct {
+	_    structs.HostLayout
+	Lock struct {
+		_   structs.HostLayout
+		Val uint32
+	}
+	Pad uint32
+	Who struct {
+		_      structs.HostLayout
+		Inode  uint64
+		Device uint64
+		Pid    uint32
+		Uid    uint32
+		Gid    uint32
+		Flags  uint32
+		Comm   [16]uint8
+	}
+}
+
 type kernelStack struct {
 	_      structs.HostLayout
 	Table  [3]uint32
+	View   [3]uint32
 	Mode   [3]uint8
 	Layers uint8
 }
@@ -227,11 +290,16 @@ type kernelTuple struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	kernelMapClosests        = "closests"
 	kernelMapCounters        = "counters"
 	kernelMapDevices         = "devices"
 	kernelMapEndpoints       = "endpoints"
 	kernelMapEvidence        = "evidence"
+	kernelMapHomes           = "homes"
 	kernelMapIntervals       = "intervals"
+	kernelMapLocals          = "locals"
+	kernelMapMatches         = "matches"
+	kernelMapMembers         = "members"
 	kernelMapMemories        = "memories"
 	kernelMapPassed          = "passed"
 	kernelMapPrefixes        = "prefixes"
@@ -239,10 +307,17 @@ const (
 	kernelMapRecorders       = "recorders"
 	kernelMapSockets         = "sockets"
 	kernelMapSources         = "sources"
+	kernelMapSpeakers        = "speakers"
 	kernelMapSubjects        = "subjects"
+	kernelProgBouhekiArrival = "bouheki_arrival"
+	kernelProgBouhekiConn4   = "bouheki_conn4"
+	kernelProgBouhekiConn6   = "bouheki_conn6"
 	kernelProgBouhekiGate    = "bouheki_gate"
 	kernelProgBouhekiIn      = "bouheki_in"
+	kernelProgBouhekiLeave   = "bouheki_leave"
 	kernelProgBouhekiOut     = "bouheki_out"
+	kernelProgBouhekiSend4   = "bouheki_send4"
+	kernelProgBouhekiSend6   = "bouheki_send6"
 	kernelVarUnusedAction    = "unused_action"
 	kernelVarUnusedDevice    = "unused_device"
 	kernelVarUnusedEvent     = "unused_event"
@@ -297,20 +372,31 @@ type kernelSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelProgramSpecs struct {
-	BouhekiGate *ebpf.ProgramSpec `ebpf:"bouheki_gate"`
-	BouhekiIn   *ebpf.ProgramSpec `ebpf:"bouheki_in"`
-	BouhekiOut  *ebpf.ProgramSpec `ebpf:"bouheki_out"`
+	BouhekiArrival *ebpf.ProgramSpec `ebpf:"bouheki_arrival"`
+	BouhekiConn4   *ebpf.ProgramSpec `ebpf:"bouheki_conn4"`
+	BouhekiConn6   *ebpf.ProgramSpec `ebpf:"bouheki_conn6"`
+	BouhekiGate    *ebpf.ProgramSpec `ebpf:"bouheki_gate"`
+	BouhekiIn      *ebpf.ProgramSpec `ebpf:"bouheki_in"`
+	BouhekiLeave   *ebpf.ProgramSpec `ebpf:"bouheki_leave"`
+	BouhekiOut     *ebpf.ProgramSpec `ebpf:"bouheki_out"`
+	BouhekiSend4   *ebpf.ProgramSpec `ebpf:"bouheki_send4"`
+	BouhekiSend6   *ebpf.ProgramSpec `ebpf:"bouheki_send6"`
 }
 
 // kernelMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelMapSpecs struct {
+	Closests  *ebpf.MapSpec `ebpf:"closests"`
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
 	Devices   *ebpf.MapSpec `ebpf:"devices"`
 	Endpoints *ebpf.MapSpec `ebpf:"endpoints"`
 	Evidence  *ebpf.MapSpec `ebpf:"evidence"`
+	Homes     *ebpf.MapSpec `ebpf:"homes"`
 	Intervals *ebpf.MapSpec `ebpf:"intervals"`
+	Locals    *ebpf.MapSpec `ebpf:"locals"`
+	Matches   *ebpf.MapSpec `ebpf:"matches"`
+	Members   *ebpf.MapSpec `ebpf:"members"`
 	Memories  *ebpf.MapSpec `ebpf:"memories"`
 	Passed    *ebpf.MapSpec `ebpf:"passed"`
 	Prefixes  *ebpf.MapSpec `ebpf:"prefixes"`
@@ -318,6 +404,7 @@ type kernelMapSpecs struct {
 	Recorders *ebpf.MapSpec `ebpf:"recorders"`
 	Sockets   *ebpf.MapSpec `ebpf:"sockets"`
 	Sources   *ebpf.MapSpec `ebpf:"sources"`
+	Speakers  *ebpf.MapSpec `ebpf:"speakers"`
 	Subjects  *ebpf.MapSpec `ebpf:"subjects"`
 }
 
@@ -357,11 +444,16 @@ func (o *kernelObjects) Close() error {
 //
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelMaps struct {
+	Closests  *ebpf.Map `ebpf:"closests"`
 	Counters  *ebpf.Map `ebpf:"counters"`
 	Devices   *ebpf.Map `ebpf:"devices"`
 	Endpoints *ebpf.Map `ebpf:"endpoints"`
 	Evidence  *ebpf.Map `ebpf:"evidence"`
+	Homes     *ebpf.Map `ebpf:"homes"`
 	Intervals *ebpf.Map `ebpf:"intervals"`
+	Locals    *ebpf.Map `ebpf:"locals"`
+	Matches   *ebpf.Map `ebpf:"matches"`
+	Members   *ebpf.Map `ebpf:"members"`
 	Memories  *ebpf.Map `ebpf:"memories"`
 	Passed    *ebpf.Map `ebpf:"passed"`
 	Prefixes  *ebpf.Map `ebpf:"prefixes"`
@@ -369,16 +461,22 @@ type kernelMaps struct {
 	Recorders *ebpf.Map `ebpf:"recorders"`
 	Sockets   *ebpf.Map `ebpf:"sockets"`
 	Sources   *ebpf.Map `ebpf:"sources"`
+	Speakers  *ebpf.Map `ebpf:"speakers"`
 	Subjects  *ebpf.Map `ebpf:"subjects"`
 }
 
 func (m *kernelMaps) Close() error {
 	return _KernelClose(
+		m.Closests,
 		m.Counters,
 		m.Devices,
 		m.Endpoints,
 		m.Evidence,
+		m.Homes,
 		m.Intervals,
+		m.Locals,
+		m.Matches,
+		m.Members,
 		m.Memories,
 		m.Passed,
 		m.Prefixes,
@@ -386,6 +484,7 @@ func (m *kernelMaps) Close() error {
 		m.Recorders,
 		m.Sockets,
 		m.Sources,
+		m.Speakers,
 		m.Subjects,
 	)
 }
@@ -410,16 +509,28 @@ type kernelVariables struct {
 //
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelPrograms struct {
-	BouhekiGate *ebpf.Program `ebpf:"bouheki_gate"`
-	BouhekiIn   *ebpf.Program `ebpf:"bouheki_in"`
-	BouhekiOut  *ebpf.Program `ebpf:"bouheki_out"`
+	BouhekiArrival *ebpf.Program `ebpf:"bouheki_arrival"`
+	BouhekiConn4   *ebpf.Program `ebpf:"bouheki_conn4"`
+	BouhekiConn6   *ebpf.Program `ebpf:"bouheki_conn6"`
+	BouhekiGate    *ebpf.Program `ebpf:"bouheki_gate"`
+	BouhekiIn      *ebpf.Program `ebpf:"bouheki_in"`
+	BouhekiLeave   *ebpf.Program `ebpf:"bouheki_leave"`
+	BouhekiOut     *ebpf.Program `ebpf:"bouheki_out"`
+	BouhekiSend4   *ebpf.Program `ebpf:"bouheki_send4"`
+	BouhekiSend6   *ebpf.Program `ebpf:"bouheki_send6"`
 }
 
 func (p *kernelPrograms) Close() error {
 	return _KernelClose(
+		p.BouhekiArrival,
+		p.BouhekiConn4,
+		p.BouhekiConn6,
 		p.BouhekiGate,
 		p.BouhekiIn,
+		p.BouhekiLeave,
 		p.BouhekiOut,
+		p.BouhekiSend4,
+		p.BouhekiSend6,
 	)
 }
 

@@ -3,9 +3,9 @@
 package datapath
 
 import (
-	"errors"
 	"fmt"
 	"hash/fnv"
+	"reflect"
 
 	"github.com/cilium/ebpf"
 )
@@ -15,182 +15,136 @@ import (
 // pinned anew. Returns an error wrapping [ErrNotLoaded] if no program of that set
 // is left in the kernel, which also means that nothing is protected by it.
 func Recover(dir string) (*Set, error) {
-	var found *Set
+	// Programs of one set have its endpoints map in common. Which of them are left
+	// depends on what is protected: veths, cgroups, both.
+	sets := map[ebpf.MapID]*Set{}
+	defer func() {
+		for _, s := range sets {
+			s.Close()
+		}
+	}()
 	for id := ebpf.ProgramID(0); ; {
 		next, err := ebpf.ProgramGetNextID(id)
 		if err != nil {
 			break // the last one
 		}
 		id = next
-		s, err := adopt(id, mark(dir))
-		if err != nil {
-			continue
-		}
-		// Of several (the pins were lost before, and nobody recovered) the newest
-		// is the one that containers were started under last.
-		if found != nil {
-			found.Close()
-		}
-		found = s
+		adopt(sets, id)
 	}
+	// Of several (the pins were lost before, and nobody recovered) the newest is the
+	// one that containers were started under last: map numbers rise.
+	newest := ebpf.MapID(0)
+	for id, s := range sets {
+		// Those that only look at what comes in know no policy: they come with those that judge.
+		if id > newest && s.objs.Subjects != nil && s.readSizes() == nil && s.mark == mark(dir) {
+			newest = id
+		}
+	}
+	found := sets[newest]
 	if found == nil {
 		return nil, fmt.Errorf("recover %s: %w", dir, ErrNotLoaded)
 	}
-	if err := found.complete(); err != nil {
-		found.Close()
-		return nil, err
+	delete(sets, newest)
+	err := found.loadMissing()
+	if err == nil {
+		err = found.pin(dir)
 	}
-	if err := found.pin(dir); err != nil {
+	if err != nil {
 		found.Close()
 		return nil, err
 	}
 	return found, nil
 }
 
-var errOther = errors.New("another program")
-
-// adopt takes the maps of a program that judges, if it is one of the set that bears the mark.
-func adopt(id ebpf.ProgramID, mark uint64) (*Set, error) {
-	s := &Set{}
-	s.objs.BouhekiOut = openProgram(id, "bouheki_out")
-	if s.objs.BouhekiOut == nil {
-		return nil, errOther
-	}
-	info, err := s.objs.BouhekiOut.Info()
-	if err != nil {
-		s.Close()
-		return nil, err
-	}
-	ids, _ := info.MapIDs()
-	for _, id := range ids {
-		s.adoptMap(id)
-	}
-	for _, m := range s.maps() {
-		if *m == nil {
-			s.Close()
-			return nil, errOther
-		}
-	}
-	if err := s.readSizes(); err != nil || s.mark != mark {
-		s.Close()
-		return nil, errOther
-	}
-	return s, nil
-}
-
-// maps names a set's maps as the kernel does.
-func (s *Set) maps() map[string]**ebpf.Map {
-	o := &s.objs
-	return map[string]**ebpf.Map{
-		"endpoints": &o.Endpoints, "devices": &o.Devices, "subjects": &o.Subjects, "prefixes": &o.Prefixes, "intervals": &o.Intervals,
-		"sources": &o.Sources, "evidence": &o.Evidence, "memories": &o.Memories, "recorders": &o.Recorders,
-		"counters": &o.Counters, "passed": &o.Passed, "sockets": &o.Sockets,
-		"quotes": &o.Quotes,
-	}
-}
-
-func (s *Set) adoptMap(id ebpf.MapID) {
-	m, err := ebpf.NewMapFromID(id)
+// adopt takes a program that bears one of our names, and its maps, into the set
+// that it belongs to.
+func adopt(sets map[ebpf.MapID]*Set, id ebpf.ProgramID) {
+	p, err := ebpf.NewProgramFromID(id)
 	if err != nil {
 		return
 	}
-	info, err := m.Info()
-	if err == nil {
-		if place, ok := s.maps()[info.Name]; ok && *place == nil {
-			*place = m
-			return
-		}
-	}
-	m.Close()
-}
-
-func openProgram(id ebpf.ProgramID, name string) *ebpf.Program {
-	p, err := ebpf.NewProgramFromID(id)
-	if err != nil {
-		return nil
-	}
-	if info, err := p.Info(); err == nil && info.Name == name {
-		return p
-	}
-	p.Close()
-	return nil
-}
-
-// complete finds the other programs that use the same maps, or loads them anew
-// where no attachment held them.
-func (s *Set) complete() error {
-	endpoints, err := s.objs.Endpoints.Info() // all programs use it
-	if err != nil {
-		return fmt.Errorf("recover programs: %w", err)
-	}
-	own, _ := endpoints.ID()
-	for id := ebpf.ProgramID(0); ; {
-		next, err := ebpf.ProgramGetNextID(id)
-		if err != nil {
-			break
-		}
-		id = next
-		for name, place := range map[string]**ebpf.Program{"bouheki_in": &s.objs.BouhekiIn, "bouheki_gate": &s.objs.BouhekiGate} {
-			p := openProgram(id, name)
-			if p == nil {
-				continue
-			}
-			if *place == nil && uses(p, own) {
-				*place = p
-				continue
-			}
-			p.Close()
-		}
-	}
-	return s.loadMissing()
-}
-
-func uses(p *ebpf.Program, m ebpf.MapID) bool {
+	defer p.Close()
 	info, err := p.Info()
-	if err != nil {
-		return false
+	if err != nil || (&Set{}).programs()[info.Name] == nil {
+		return
 	}
 	ids, _ := info.MapIDs()
+	maps := map[string]ebpf.MapID{}
 	for _, id := range ids {
-		if id == m {
-			return true
+		if m, err := ebpf.NewMapFromID(id); err == nil {
+			if info, err := m.Info(); err == nil {
+				maps[info.Name] = id
+			}
+			m.Close()
 		}
 	}
-	return false
+	own, ok := maps["endpoints"]
+	if !ok {
+		return
+	}
+	s := sets[own]
+	if s == nil {
+		s = &Set{}
+		sets[own] = s
+	}
+	if place := s.programs()[info.Name]; *place == nil {
+		*place, _ = p.Clone()
+	}
+	for name, place := range s.maps() {
+		if id, ok := maps[name]; ok && *place == nil {
+			*place, _ = ebpf.NewMapFromID(id)
+		}
+	}
 }
 
-func (s *Set) loadMissing() error {
-	if s.objs.BouhekiIn != nil && s.objs.BouhekiGate != nil {
-		return nil
+// programs and maps are the places of a set's objects, by their names in the kernel.
+func (s *Set) programs() map[string]**ebpf.Program {
+	return places[ebpf.Program](&s.objs.kernelPrograms)
+}
+
+func (s *Set) maps() map[string]**ebpf.Map { return places[ebpf.Map](&s.objs.kernelMaps) }
+
+// places are the fields of one of bpf2go's structs. The kernel cuts names at 15 bytes.
+func places[T any](objects any) map[string]**T {
+	all := map[string]**T{}
+	v := reflect.ValueOf(objects).Elem()
+	for i := range v.NumField() {
+		name := v.Type().Field(i).Tag.Get("ebpf")
+		all[name[:min(len(name), 15)]] = v.Field(i).Addr().Interface().(**T)
 	}
+	return all
+}
+
+// loadMissing loads programs anew that no attachment held, over the maps that were
+// found. A map that none of those uses had nothing in it that counts.
+func (s *Set) loadMissing() error {
 	spec, err := loadKernel()
 	if err != nil {
 		return fmt.Errorf("read programs: %w", err)
 	}
+	s.resize(spec)
 	replace := map[string]*ebpf.Map{}
-	for name, m := range s.maps() {
-		replace[name] = *m
-		spec.Maps[name].MaxEntries = (*m).MaxEntries()
-		if inner := spec.Maps[name].InnerMap; inner != nil && name == "evidence" {
-			inner.MaxEntries = s.sizes.Evidence
+	for name, place := range s.maps() {
+		if *place != nil {
+			replace[name] = *place
 		}
 	}
-	var fresh kernelPrograms
-	if err := spec.LoadAndAssign(&fresh, &ebpf.CollectionOptions{MapReplacements: replace}); err != nil {
+	fresh := &Set{}
+	if err := spec.LoadAndAssign(&fresh.objs, &ebpf.CollectionOptions{MapReplacements: replace}); err != nil {
 		return fmt.Errorf("recover programs: %w", err)
 	}
-	fresh.BouhekiOut.Close()
-	for _, p := range []struct {
-		place **ebpf.Program
-		fresh *ebpf.Program
-	}{{&s.objs.BouhekiIn, fresh.BouhekiIn}, {&s.objs.BouhekiGate, fresh.BouhekiGate}} {
-		if *p.place == nil {
-			*p.place = p.fresh
-		} else {
-			p.fresh.Close()
+	defer fresh.Close()
+	adoptMissing(s.programs(), fresh.programs())
+	adoptMissing(s.maps(), fresh.maps())
+	return nil
+}
+
+func adoptMissing[T any](own, fresh map[string]**T) {
+	for name, place := range own {
+		if *place == nil {
+			*place, *fresh[name] = *fresh[name], nil
 		}
 	}
-	return nil
 }
 
 // mark tells the sets of two installations, or of a test, apart when only the

@@ -236,7 +236,7 @@ func (q *sequence) inForce() diffStack { return q.model.force[len(q.model.force)
 // denies is what the policies say of a destination when the container calls it.
 func (q *sequence) denies(src, dst netip.Addr, proto uint8, port uint16) bool {
 	for _, l := range q.inForce().layers {
-		allowed, _, _ := l.Policy.Match(dst, proto, port)
+		allowed, _, _ := l.Policy.Match(dst, proto, port, policy.Who{})
 		own := src == q.ifc.IPv4[0] || q.ifc.OnLink[0].Contains(src) ||
 			slices.ContainsFunc(l.Policy.Source, func(p netip.Prefix) bool { return p.Contains(src) })
 		if l.Policy.Mode == policy.Block && !(allowed && own) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -42,13 +43,12 @@ var ErrNotLoaded = errors.New("no programs loaded")
 
 // pins names the objects of a set in its directory.
 func (s *Set) pins() map[string]pinned {
-	all := map[string]pinned{
-		"prog_out":  prog(&s.objs.BouhekiOut),
-		"prog_in":   prog(&s.objs.BouhekiIn),
-		"prog_gate": prog(&s.objs.BouhekiGate),
+	all := map[string]pinned{}
+	for name, place := range s.programs() {
+		all["prog_"+strings.TrimPrefix(name, "bouheki_")] = prog(place)
 	}
-	for name, m := range s.maps() {
-		all[name] = table(m)
+	for name, place := range s.maps() {
+		all[name] = table(place)
 	}
 	return all
 }
@@ -107,12 +107,8 @@ func Load(dir string, sizes Sizes) (*Set, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read programs: %w", err)
 	}
-	for _, name := range []string{"subjects", "prefixes", "intervals", "sources", "evidence", "memories", "recorders", "counters", "passed"} {
-		spec.Maps[name].MaxEntries = sizes.Containers + 1 // number 0 is nobody's
-	}
-	spec.Maps["endpoints"].MaxEntries = (sizes.Containers + 1) * 4
-	spec.Maps["evidence"].InnerMap.MaxEntries = sizes.Evidence
 	s := &Set{sizes: sizes, mark: mark(dir)}
+	s.resize(spec)
 	if err := spec.LoadAndAssign(&s.objs, nil); err != nil {
 		return nil, explainLoad(err)
 	}
@@ -129,6 +125,15 @@ func Load(dir string, sizes Sizes) (*Set, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// resize makes maps as large as the set's sizes say.
+func (s *Set) resize(spec *ebpf.CollectionSpec) {
+	for _, name := range []string{"subjects", "prefixes", "intervals", "sources", "evidence", "memories", "recorders", "counters", "passed"} {
+		spec.Maps[name].MaxEntries = s.sizes.Containers + 1 // number 0 is nobody's
+	}
+	spec.Maps["endpoints"].MaxEntries = (s.sizes.Containers + 1) * 4
+	spec.Maps["evidence"].InnerMap.MaxEntries = s.sizes.Evidence
 }
 
 // pin puts every object into a directory beside dir and renames it: whoever dies

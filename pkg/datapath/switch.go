@@ -20,6 +20,9 @@ func newStack(layers []Layer) (stack kernelStack, err error) {
 	for i, layer := range layers {
 		stack.Table[i] = layer.Table
 		stack.Mode[i] = uint8(kernelActionACTION_BLOCK)
+		if len(layer.Matches) > 0 {
+			stack.View[i] = tables.ViewUnknown // until the kernel knows who sends
+		}
 		if layer.Monitor {
 			stack.Mode[i] = uint8(kernelActionACTION_MONITOR)
 		}
@@ -42,11 +45,15 @@ func (s *Set) Under(subject uint32, layers []Layer) bool {
 // policy or by the new one; a connection by the new one from its next packet on. When
 // it returns nothing is judged by the old one any more. On an error the old one holds.
 func (s *Set) Update(subject uint32, generation uint64, layers []Layer, new map[uint32]*tables.Tables) error {
+	if err := s.AddMatches(subject, layers); err != nil {
+		return err
+	}
 	return s.UpdateAll(map[uint32]uint64{subject: generation}, layers, new)
 }
 
 // UpdateAll is [Set.Update] for all those containers, whose generations are given, or
-// for none.
+// for none. What their senders are known by has been added: that differs from one to
+// another.
 func (s *Set) UpdateAll(generations map[uint32]uint64, layers []Layer, new map[uint32]*tables.Tables) error {
 	stack, err := newStack(layers)
 	if err != nil {

@@ -3,12 +3,15 @@
 package datapath
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"github.com/cilium/ebpf"
 
 	"github.com/bouheki/bouheki/pkg/tables"
 )
+
+const viewBits = 32 // VIEW_BITS
 
 // filled holds the inner maps of one policy's tables, not yet reachable.
 type filled struct {
@@ -33,6 +36,13 @@ func trieSpec(name string, entries int) *ebpf.MapSpec {
 	}
 }
 
+// networkUint32 is n in network byte order, as memory has it.
+func networkUint32(n uint32) uint32 {
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], n)
+	return nativeUint32(b)
+}
+
 // fill makes and fills the inner maps of t.
 func fill(number uint32, t *tables.Tables) (f *filled, err error) {
 	f = &filled{number: number}
@@ -43,14 +53,14 @@ func fill(number uint32, t *tables.Tables) (f *filled, err error) {
 	}()
 	if f.prefixes, err = fillTrie("b_prefixes", len(t.Prefixes), func(i int) (kernelPrefixKey, kernelPrefix) {
 		p := t.Prefixes[i]
-		return kernelPrefixKey{Bits: uint32(p.Bits), Addr: p.Addr},
+		return kernelPrefixKey{Bits: viewBits + uint32(p.Bits), View: networkUint32(p.View), Addr: p.Addr},
 			kernelPrefix{Offset: p.Offset, Count: p.Count, Verdict: uint32(p.Verdict)}
 	}); err != nil {
 		return nil, err
 	}
 	if len(t.Sources) > 0 {
 		if f.furthers, err = fillTrie("b_sources", len(t.Sources), func(i int) (kernelPrefixKey, kernelPrefix) {
-			return kernelPrefixKey{Bits: uint32(t.Sources[i].Bits), Addr: t.Sources[i].Addr}, kernelPrefix{}
+			return kernelPrefixKey{Bits: viewBits + uint32(t.Sources[i].Bits), Addr: t.Sources[i].Addr}, kernelPrefix{}
 		}); err != nil {
 			return nil, err
 		}

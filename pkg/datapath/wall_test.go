@@ -51,7 +51,7 @@ func newWalled(t testing.TB, mode policy.Mode, allow, deny []string) *walled {
 	t.Cleanup(func() { w.set.Close() })
 	cgroup := testCgroup(t)
 	w.setup = Setup{
-		Subject: 1, Generation: 1, Netns: w.ContainerCookie, Cgroup: cgroup,
+		Subject: 1, Generation: 1, Cgroup: cgroup, Home: Home{Netns: w.ContainerCookie},
 		Layers: []Layer{{Table: 1, Monitor: mode == policy.Monitor}},
 		Tables: map[uint32]*tables.Tables{1: compile(t, mode, allow, deny)},
 		Walls: []Wall{{

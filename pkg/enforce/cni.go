@@ -98,9 +98,10 @@ func plugged(members []store.Record) plug {
 	return p
 }
 
+// in are the records of the containers that the walls of a network namespace are for.
 func in(records []store.Record, cookie uint64) (members []store.Record) {
 	for _, r := range records {
-		if r.Key.Netns == cookie {
+		if r.Key.Netns == cookie && !r.Joined {
 			members = append(members, r)
 		}
 	}

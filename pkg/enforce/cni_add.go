@@ -196,7 +196,13 @@ func (e *enforcer) extend(call *CNICall, before []store.Record, fresh []store.In
 	if err != nil {
 		return err
 	}
-	return e.set.Extend(setup)
+	if err := e.set.Extend(setup); err != nil {
+		return err
+	}
+	for _, r := range now {
+		err = errors.Join(err, e.rehome(r))
+	}
+	return err
 }
 
 // reconsider says what containers that share a network are to be under if what is asked

@@ -138,10 +138,7 @@ func TestCNIStatus(t *testing.T) {
 		{name: "unknown floor", keys: []string{`"floor": "nope"`}, want: "nope"},
 		{name: "faulty default", spoil: func(c *Config) { c.Default = "faulty" }, want: "10.0.0.0/33"},
 		{name: "no bpffs", spoil: func(c *Config) { c.BPFFS = c.Policies + "/bpf" }, want: "no bpffs"},
-		{name: "half a set", spoil: func(c *Config) {
-			abi := fmt.Sprint(c.BPFFS, "/v", ABI)
-			mustMkdir(c.BPFFS, abi, abi+"/set")
-		}, want: "open pinned"},
+		{name: "half a set", spoil: func(c *Config) { mustMkdir(c.BPFFS, c.BPFFS+"/v2", c.BPFFS+"/v2/set") }, want: "open pinned"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r := newRig(t)

@@ -55,10 +55,10 @@ func (e *enforcer) takeOver(pod, rec store.Record, new map[uint32]*tables.Tables
 	defer func() {
 		if err != nil { // the plugin's record stands as before, and what it says holds
 			_, back := e.switchOne(networkOf(pod), pod.Layers, nil)
-			err = errors.Join(err, back, e.set.Ungate(rec.CgroupPath), e.store.Remove(rec.Key))
+			err = errors.Join(err, back, e.set.Ungate(rec.CgroupPath, home(rec)), e.store.Remove(rec.Key))
 		}
 	}()
-	if err := e.set.Gate(rec.CgroupPath); err != nil {
+	if err := e.set.Gate(rec.CgroupPath, rec.Subject, home(rec)); err != nil {
 		return err
 	}
 	now, err := e.switchOne(networkOf(rec), layers, new)
@@ -106,5 +106,6 @@ func (e *enforcer) prune(r store.Record) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(e.set.Shut(setup), e.store.Put(withoutGone(r)))
+	left := withoutGone(r)
+	return errors.Join(e.set.Shut(setup), e.rehome(left), e.store.Put(left))
 }

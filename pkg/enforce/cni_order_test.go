@@ -174,7 +174,7 @@ func TestHookThenCNI(t *testing.T) {
 		t.Errorf("record: %+v", rec)
 	}
 	r.plugDevice(t, "eth0", "veth0", 88, true)
-	if err := r.inCgroup(l, allowed); err == nil {
+	if err := r.inCgroup(l, denied); err == nil {
 		t.Error("what has no wall yet is open")
 	}
 	call := r.cniCall(t, "net", "eth0")

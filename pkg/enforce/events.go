@@ -56,6 +56,15 @@ func (r *resolver) event(rec store.Record, e datapath.Event) audit.Event {
 		port := e.Peer.Port()
 		out.Port = &port
 	}
+	if e.Who != nil {
+		out.Comm, out.PID = e.Who.Comm, e.Who.Pid
+		if id, ok := idMap(rec.Users).Container(e.Who.User); ok {
+			out.UID = &id
+		}
+		if id, ok := idMap(rec.Groups).Container(e.Who.Group); ok {
+			out.GID = &id
+		}
+	}
 	name, rules := r.table(e.Table)
 	out.Policy = name
 	if e.Rule >= 0 && e.Rule < len(rules) {

@@ -15,9 +15,10 @@ import (
 
 // Call is one call of the OCI hook.
 type Call struct {
-	state *specs.State
-	stage string
-	name  string // of the container, once it is known
+	state   *specs.State
+	stage   string
+	guessed bool   // by the state's status
+	name    string // of the container, once it is known
 }
 
 // ReadCall reads the OCI state that a runtime writes to a hook's standard input.
@@ -27,13 +28,14 @@ func ReadCall(stdin io.Reader, stage string) (*Call, error) {
 	if err != nil {
 		return nil, err
 	}
-	if stage == "" {
+	guessed := stage == ""
+	if guessed {
 		stage = "prestart"
 		if state.Status == specs.StateStopped {
 			stage = "poststop"
 		}
 	}
-	return &Call{state: state, stage: stage}, nil
+	return &Call{state: state, stage: stage, guessed: guessed}, nil
 }
 
 // Releases says whether the call comes after a container's end: then it never
@@ -43,11 +45,14 @@ func (call *Call) Releases() bool { return call.stage == "poststop" }
 // Hook does what the call's stage asks for. An error of a stage before the
 // container's first instruction means that it must not start.
 func (c Config) Hook(call *Call) error {
+	if call.guessed && call.stage == "prestart" && runtime.Entered(call.state.Pid) {
+		call.stage = "poststart" // its status says "created" there with runc, and with crun before the start
+	}
 	switch call.stage {
 	case "poststop":
 		return c.Release(call.state.ID)
 	case "poststart":
-		return nil // everything was done before the first instruction
+		return c.poststart(call)
 	}
 	annotations, err := runtime.ParseAnnotations(call.state.Annotations)
 	if err != nil {
@@ -69,7 +74,25 @@ func (c Config) Hook(call *Call) error {
 		return err
 	}
 	call.name = ctr.Name
-	return c.protect(ctr, wish, "hook")
+	if err := c.protect(ctr, wish, "hook"); err != nil {
+		return err
+	}
+	c.noteAbsent(call, ctr)
+	return nil
+}
+
+// noteAbsent says in the log which executables a policy names that a container does
+// not have: a misspelt path matches nothing, and nobody would know. `bouheki ls` says it too, so that it is no
+// reason to keep the container from starting if the log can't be written.
+func (c Config) noteAbsent(call *Call, ctr *runtime.Container) {
+	absent, err := c.absent(ctr)
+	if err != nil || len(absent) == 0 {
+		return
+	}
+	_ = c.dirs().Refuse(store.Refusal{
+		Time: time.Now(), ID: call.state.ID, Name: call.name, Stage: call.stage, Started: true,
+		Message: strings.Join(absent, ", ") + ": its policy names it, and it is not there: no process matches it",
+	})
 }
 
 // Reject keeps the reason why a container was not let start where `bouheki logs`

@@ -26,6 +26,10 @@ func (e *enforcer) resolve(sources []source) ([]store.Layer, map[uint32]*tables.
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", s.title(), err)
 		}
+		if e.tables == nil {
+			e.tables = map[uint32]store.Table{}
+		}
+		e.tables[t.ID] = t
 		if compiled != nil {
 			new[t.ID] = compiled
 		}
@@ -41,7 +45,7 @@ func (e *enforcer) table(s source) (store.Table, *tables.Tables, error) {
 	for _, t := range known {
 		if t.Policy == s.name && equalInline(t.Inline, s.inline) && e.set.HasTable(t.ID) && e.unchanged(t) {
 			// Whether these annotations may say that does not depend on the table.
-			if s.trusted || s.name == InlineName || onlyTightens(s.inline) {
+			if s.trusted || reserved(s.name) != nil || onlyTightens(s.inline) {
 				return t, nil, nil
 			}
 		}
@@ -57,7 +61,7 @@ func (e *enforcer) table(s source) (store.Table, *tables.Tables, error) {
 	list, data := files(p)
 	t := store.Table{
 		Digest: digest(s.name, s.inline, list), Policy: s.name, Mode: p.Mode.String(), Files: list, Inline: s.inline,
-		Prefixes: len(compiled.Prefixes), Rules: len(p.Rules()), Created: time.Now(),
+		Prefixes: len(compiled.Prefixes), Rules: len(p.Rules()), Matches: storedMatches(compiled.Matches), Created: time.Now(),
 	}
 	for _, old := range known {
 		if old.Digest == t.Digest && !e.set.HasTable(old.ID) {

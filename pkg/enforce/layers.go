@@ -32,6 +32,22 @@ const InlineName = "annotations"
 
 var errInlineName = fmt.Errorf("choose policy %q: this is what rules in annotations alone are called\nhint: give the policy another name", InlineName)
 
+var errCommandName = fmt.Errorf("choose policy %q: this is what rules on a command line alone are called\nhint: give the policy another name", CommandName)
+
+// reserved says whether a name is none that a policy may have: it would stand for the
+// rules that came with it, and nothing else.
+func reserved(names ...string) error {
+	for _, name := range names {
+		switch name {
+		case InlineName:
+			return errInlineName
+		case CommandName:
+			return errCommandName
+		}
+	}
+	return nil
+}
+
 // Wish is what a container's annotations ask for.
 type Wish runtime.Annotations
 
@@ -77,8 +93,8 @@ func (c Config) sourcesIn(w Wish, networks []store.Network) ([]source, error) {
 	if err != nil {
 		return nil, err
 	}
-	if slices.Contains([]string{w.Policy, net.Policy, net.Floor, c.Default, c.Floor}, InlineName) {
-		return nil, errInlineName
+	if err := reserved(w.Policy, net.Policy, net.Floor, c.Default, c.Floor); err != nil {
+		return nil, err
 	}
 	layers := c.floors(net)
 	own := source{kind: KindOwn, name: cmp.Or(net.Policy, c.Default), inline: w.inline(), trusted: c.Inline == InlineTrusted}
@@ -148,8 +164,8 @@ func (c Config) parse(s source) (*policy.Policy, error) {
 	in := policy.Inline{Allow: s.inline.Allow, Deny: s.inline.Deny, Mode: s.inline.Mode}
 	var p *policy.Policy
 	var err error
-	if s.name == InlineName {
-		p, err = policy.FromInline(InlineName, in)
+	if s.name == InlineName || s.name == CommandName {
+		p, err = policy.FromInline(s.name, in)
 	} else if p, err = policy.Dir(c.Policies).Load(s.name); err == nil {
 		p, err = withInline(p, in, s.trusted)
 	}

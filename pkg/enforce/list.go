@@ -5,6 +5,7 @@ package enforce
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/bouheki/bouheki/pkg/datapath"
@@ -44,6 +45,7 @@ type Listed struct {
 	Protected  bool              `json:"protected"`
 	Coverage   string            `json:"coverage,omitempty"` // full, partial
 	Notes      []string          `json:"notes,omitempty"`
+	Absent     []string          `json:"absent,omitempty"` // executables that its policy names and that it does not have
 	Layers     []store.Layer     `json:"layers,omitempty"`
 	Interfaces []store.Interface `json:"interfaces,omitempty"`
 	Started    time.Time         `json:"started,omitzero"`
@@ -76,7 +78,7 @@ func (c Config) List() ([]Listed, error) {
 		}
 		l := Listed{
 			ID: r.ID, Name: r.Name, Hostname: r.Hostname, Aliases: r.Aliases, Protected: r.State == store.Attached,
-			Coverage: r.Coverage, Notes: r.Notes, Layers: r.Layers, Interfaces: r.Interfaces,
+			Coverage: r.Coverage, Notes: r.Notes, Absent: r.Absent, Layers: withoutSenders(r.Layers), Interfaces: r.Interfaces,
 			Started: r.Started, Pid: r.Pid, Via: r.Via,
 			Blocked: map[string]Tally{}, Monitored: map[string]Tally{},
 		}
@@ -87,6 +89,15 @@ func (c Config) List() ([]Listed, error) {
 		list = append(list, l)
 	}
 	return list, err
+}
+
+// withoutSenders leaves out what only the kernel needs.
+func withoutSenders(layers []store.Layer) []store.Layer {
+	layers = slices.Clone(layers)
+	for i := range layers {
+		layers[i].Senders = nil
+	}
+	return layers
 }
 
 // check reads the counters and looks whether the kernel still does what the

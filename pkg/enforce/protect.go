@@ -53,6 +53,7 @@ type enforcer struct {
 	config Config
 	store  *store.Store
 	set    *datapath.Set
+	tables map[uint32]store.Table // those that were resolved
 
 	reread bool               // policy files are read whatever their stamps say
 	sums   map[string]fileSum // of the files that were read, by path
@@ -89,19 +90,20 @@ func openSet(s *store.Store) (set *datapath.Set, dir string, err error) {
 // refuse says why a container can't be protected, or what its protection lacks.
 func (c Config) refuse(ctr *runtime.Container) (notes []string, err error) {
 	switch {
-	case ctr.Netns.Host:
-		return nil, errors.New("protect container: it shares the host's network, and this version covers no such container\nhint: give it a network of its own (not --network host)")
-	case ctr.NetworkLater && len(ctr.Raw) > 0 && c.Raw != "accept":
-		// The gate at its cgroup closes every device without a wall, but not to packet sockets.
-		return nil, fmt.Errorf("protect container: its network comes only after this hook has run (%s), and with %s it could pass what guards it until then\nhint: take the capability away (--cap-drop NET_RAW), or accept that with raw = \"accept\" in bouheki.toml", ctr.Evidence, strings.Join(ctr.Raw, " and "))
 	case ctr.Cgroup.Shared:
 		return nil, fmt.Errorf("protect container: its cgroup %s holds other processes too\nhint: give it a cgroup of its own (not --cgroups=disabled)", ctr.Cgroup.Path)
 	case ctr.ListenFDs:
-		// They belong to another network namespace, whose devices have no wall.
+		// They belong to another network namespace, whose devices have no wall, and were made outside its cgroup.
 		return nil, errors.New("protect container: sockets from outside are passed in to it (LISTEN_FDS), and what it sends over them passes no wall\nhint: publish ports instead of using socket activation")
+	case ctr.Netns.Host:
+		notes, err = c.onlyCgroup(ctr, "it shares the host's network")
+	case ctr.NetworkLater:
+		if notes, err = c.onlyCgroup(ctr, "its network comes only after this hook has run ("+ctr.Evidence+")"); err == nil {
+			notes = append(notes, noteLater)
+		}
 	}
-	if ctr.NetworkLater {
-		notes = append(notes, noteLater)
+	if err != nil {
+		return nil, err
 	}
 	if len(ctr.Powers) == 0 {
 		return notes, nil
@@ -120,13 +122,16 @@ func (c Config) refuse(ctr *runtime.Container) (notes []string, err error) {
 		strings.Join(whats, ", "), strings.Join(hints, "; "))
 }
 
-// noteLater is the note of a container whose network the CNI plugin has yet to cover
-// (`ctr run --cni` calls it after the hook).
-const noteLater = "its network comes after the hook: nothing leaves it until the CNI plugin covers it"
+// noteLater is the note of a container whose network comes after the hook: `ctr run
+// --cni` calls the plugin then, podman with a user namespace runs poststart.
+const noteLater = "its network comes after the hook: until that is covered it is watched at its cgroup"
 
 // reach says why an interface can't be watched. walled are those that the CNI plugin
 // has put a wall inside the container at, by index.
 func (c Config) reach(ctr *runtime.Container, walled map[int]bool) (notes []string, err error) {
+	if ctr.Netns.Shared {
+		return nil, nil // what watches them is another's business
+	}
 	for _, i := range ctr.Interfaces {
 		switch {
 		case i.MAC == ([6]byte{}):
@@ -181,11 +186,24 @@ func (e *enforcer) protect(ctr *runtime.Container, wish Wish, notes []string, vi
 	if err != nil {
 		return err
 	}
-	if owner != nil {
+	if owner != nil && sameTables(owner.Layers, resolved) {
 		return e.join(ctr, *owner, resolved, wish, notes, via)
 	}
-	if ctr.Netns.Shared {
-		return fmt.Errorf("protect container: it joins a network that is not protected, and this version can't tell the containers in it apart (%s)\nhint: give the policy to the container (or pod) whose network it is, or set a default policy", ctr.Netns.Evidence)
+	if owner != nil || ctr.Netns.Shared || ctr.Netns.Host {
+		why := "it joins a network that is not protected (" + ctr.Netns.Evidence + ")"
+		if owner != nil {
+			why = "it joins the network of " + title(*owner) + ", which is under another policy (" + policies(owner.Layers) + ")"
+		}
+		if !ctr.Netns.Host { // said already
+			more, err := e.config.onlyCgroup(ctr, why)
+			if err != nil {
+				return err
+			}
+			notes = append(notes, more...)
+		}
+		rec := record(ctr, resolved, notes, via)
+		rec.Asked, rec.Chosen = wish.asked(), chosen
+		return e.protectJoined(rec, new, records)
 	}
 	rec := record(ctr, resolved, notes, via)
 	rec.Asked, rec.Chosen = wish.asked(), chosen
@@ -219,7 +237,11 @@ func (e *enforcer) forget(pod *store.Record) error {
 
 // install records a container and puts it under its policy.
 func (e *enforcer) install(rec store.Record, new map[uint32]*tables.Tables) error {
-	rec.Generation = generation()
+	layers, absent, err := e.know(rec.Layers, bodyOf(rec))
+	if err != nil {
+		return err
+	}
+	rec.Layers, rec.Absent, rec.Generation = layers, absent, generation()
 	rec.State = store.Preparing
 	if err := e.store.Put(rec); err != nil {
 		return err
@@ -256,16 +278,9 @@ func (e *enforcer) holds(old, rec store.Record) bool {
 	return e.set.Holds(setup) == nil
 }
 
-// join protects a container in the network of another: the wall there is the
-// owner's, so it must stand, and be of the very policy that the joiner is to have.
+// join protects a container in the network of another whose wall there, which must
+// stand, is of the very policy that the joiner is to have.
 func (e *enforcer) join(ctr *runtime.Container, owner store.Record, layers []store.Layer, wish Wish, notes []string, via string) error {
-	if !sameTables(owner.Layers, layers) {
-		hint := "give both the same policy"
-		if policies(owner.Layers) == policies(layers) {
-			hint = "it has changed since: `bouheki update` puts that one under it as it is now"
-		}
-		return fmt.Errorf("protect container: it joins the network of %s, which is under another policy (%s)\nhint: %s", title(owner), policies(owner.Layers), hint)
-	}
 	wall, err := newSetup(withoutGone(owner))
 	if err != nil {
 		return err
@@ -274,10 +289,20 @@ func (e *enforcer) join(ctr *runtime.Container, owner store.Record, layers []sto
 		return fmt.Errorf("protect container: it joins the network of %s: %w", title(owner), err)
 	}
 	rec := record(ctr, layers, append(notes, "shares the network of "+title(owner)), via)
+	if rec.Layers, rec.Absent, err = e.know(layers, bodyOf(rec)); err != nil {
+		return err
+	}
+	shared, err := sharedLayers(owner.Layers, rec.Layers)
+	if err != nil {
+		return fmt.Errorf("protect container: it joins the network of %s: %w", title(owner), err)
+	}
+	if err := e.set.AddMatches(owner.Subject, datapathLayers(shared)); err != nil {
+		return err
+	}
 	rec.Subject, rec.Generation, rec.Interfaces, rec.Networks = owner.Subject, owner.Generation, owner.Interfaces, owner.Networks
 	rec.Asked, rec.Chosen = wish.asked(), owner.Chosen
 	rec.State = store.Attached
-	if err := e.set.Gate(rec.CgroupPath); err != nil {
+	if err := e.set.Gate(rec.CgroupPath, rec.Subject, home(rec)); err != nil {
 		return err
 	}
 	return e.store.Put(rec)

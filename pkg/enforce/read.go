@@ -79,7 +79,10 @@ func unprotected(f runtime.Found, records []store.Record) Listed {
 		l.Notes = append(l.Notes, "shares the host's network")
 	}
 	for _, r := range records {
-		if r.State == store.Attached && f.NetnsInode != 0 && r.NetnsInode == f.NetnsInode {
+		if r.Target.Kind == TargetHost && f.HostNet {
+			l.Notes = append(l.Notes, fmt.Sprintf("the host's policy holds for it (%s)", title(r)))
+		}
+		if r.Target.Kind == "" && r.State == store.Attached && f.NetnsInode != 0 && r.NetnsInode == f.NetnsInode {
 			l.Notes = append(l.Notes, fmt.Sprintf("shares the network of %s, whose policy holds for it too", title(r)))
 			break
 		}

@@ -19,6 +19,8 @@ func (s source) title() string {
 	switch {
 	case s.name == InlineName:
 		return "read annotations"
+	case s.name == CommandName:
+		return "read command line"
 	case s.kind == KindFloor:
 		return fmt.Sprintf("read floor policy %q", s.name)
 	case s.kind == KindNetwork:
@@ -33,7 +35,8 @@ func record(ctr *runtime.Container, layers []store.Layer, notes []string, via st
 	r := store.Record{
 		Key: store.Key{Netns: ctr.Netns.Cookie, Cgroup: ctr.Cgroup.ID},
 		ID:  ctr.ID, Name: ctr.Name, Hostname: ctr.Hostname, Aliases: ctr.Aliases,
-		Started: time.Now(), Pid: ctr.Pid, PidStart: ctr.PidStart,
+		Started: time.Now(), Pid: ctr.Pid, PidStart: ctr.PidStart, Root: ctr.Root,
+		UserNS: ctr.UserNSInode, Users: idRanges(ctr.Users), Groups: idRanges(ctr.Groups),
 		NetnsInode: ctr.Netns.Inode, NetnsPath: ctr.Netns.Path, CgroupPath: ctr.Cgroup.Path,
 		Layers: layers, Coverage: store.Full, Notes: notes, Via: []string{via},
 	}
@@ -44,6 +47,13 @@ func record(ctr *runtime.Container, layers []store.Layer, notes []string, via st
 	return r
 }
 
+func idRanges(m runtime.IDMap) (all []store.IDRange) {
+	for _, r := range m {
+		all = append(all, store.IDRange(r))
+	}
+	return all
+}
+
 func devices(list []runtime.Interface) (all []store.Interface) {
 	for _, i := range list {
 		own := store.Interface{Name: i.Name, Kind: i.Kind, Index: i.Index, MAC: net.HardwareAddr(i.MAC[:]).String()}
@@ -52,6 +62,9 @@ func devices(list []runtime.Interface) (all []store.Interface) {
 		}
 		for _, a := range i.IPv4 {
 			own.IPv4 = append(own.IPv4, a.String())
+		}
+		for _, a := range i.IPv6 {
+			own.IPv6 = append(own.IPv6, a.String())
 		}
 		for _, p := range i.OnLink {
 			own.OnLink = append(own.OnLink, p.String())
@@ -71,15 +84,17 @@ func with(r store.Record, those func(store.Interface) bool) store.Record {
 func newSetup(r store.Record) (datapath.Setup, error) {
 	setup := datapath.Setup{
 		Subject: r.Subject, Generation: r.Generation, Layers: datapathLayers(r.Layers),
-		Netns: r.Key.Netns, Cgroup: r.CgroupPath,
+		Cgroup: r.CgroupPath, Home: home(r),
 	}
 	host, err := runtime.HostCookie()
 	if err != nil {
 		return setup, err
 	}
 	for _, i := range r.Interfaces {
-		wall := datapath.Wall{Inside: datapath.Device{Netns: r.Key.Netns, Index: uint32(i.Index)}}
-		if wall.At = (datapath.Device{Netns: host, Index: uint32(i.HostIndex)}); i.HostIndex == 0 {
+		wall := datapath.Wall{Inside: datapath.Device{Netns: setup.Netns, Index: uint32(i.Index)}}
+		if r.Target.Kind != "" {
+			wall.At, wall.Anybody = wall.Inside, true
+		} else if wall.At = (datapath.Device{Netns: host, Index: uint32(i.HostIndex)}); i.HostIndex == 0 {
 			wall.At = wall.Inside
 			wall.Enter = func(f func() error) error {
 				return runtime.InNetns(r.NetnsPath, r.NetnsInode, r.Key.Netns, f)
@@ -97,6 +112,13 @@ func newSetup(r store.Record) (datapath.Setup, error) {
 			}
 			wall.IPv4 = append(wall.IPv4, addr)
 		}
+		for _, a := range i.IPv6 {
+			addr, err := netip.ParseAddr(a)
+			if err != nil {
+				return setup, fmt.Errorf("protect interface %s: %w", i.Name, err)
+			}
+			wall.IPv6 = append(wall.IPv6, addr)
+		}
 		for _, p := range i.OnLink {
 			prefix, err := netip.ParsePrefix(p)
 			if err != nil {
@@ -107,13 +129,6 @@ func newSetup(r store.Record) (datapath.Setup, error) {
 		setup.Walls = append(setup.Walls, wall)
 	}
 	return setup, nil
-}
-
-func datapathLayers(layers []store.Layer) (all []datapath.Layer) {
-	for _, l := range layers {
-		all = append(all, datapath.Layer{Table: l.Table, Monitor: l.Mode == "monitor"})
-	}
-	return all
 }
 
 func same(records []store.Record, key store.Key) *store.Record {
@@ -131,7 +146,7 @@ func same(records []store.Record, key store.Key) *store.Record {
 // for nobody.
 func sharing(records []store.Record, ctr *runtime.Container) *store.Record {
 	for i, r := range records {
-		if r.Key.Netns == ctr.Netns.Cookie && r.Key.Cgroup != ctr.Cgroup.ID && r.State == store.Attached &&
+		if r.Key.Netns == ctr.Netns.Cookie && r.Key.Cgroup != ctr.Cgroup.ID && r.State == store.Attached && !r.Joined &&
 			(r.Key.Cgroup != 0 || ctr.Netns.Shared) && alive(r) {
 			return &records[i]
 		}
@@ -170,4 +185,11 @@ func title(r store.Record) string {
 	default:
 		return r.Key.String()
 	}
+}
+
+func datapathLayers(layers []store.Layer) (all []datapath.Layer) {
+	for _, l := range layers {
+		all = append(all, datapath.Layer{Table: l.Table, Monitor: l.Mode == "monitor", Matches: kernelMatches(l.Senders)})
+	}
+	return all
 }

@@ -69,6 +69,9 @@ func (c Config) lockedFor(wait time.Duration, f func(*enforcer) error) error {
 // network may be connected to another one, and until it ends the gate at its cgroup is
 // what closes that. Of what only the CNI plugin knows the devices alone tell.
 func alive(r store.Record) bool {
+	if r.Target.Kind != "" {
+		return targetAlive(r)
+	}
 	if r.Key.Cgroup != 0 {
 		return runtime.CgroupAlive(r.CgroupPath, r.Key.Cgroup)
 	}
@@ -77,6 +80,9 @@ func alive(r store.Record) bool {
 
 // present says whether an interface is still there.
 func present(r store.Record, i store.Interface) bool {
+	if r.Target.Kind != "" {
+		return runtime.DeviceExists(i.Index)
+	}
 	if i.HostIndex != 0 {
 		return runtime.DeviceExists(i.HostIndex)
 	}
@@ -91,6 +97,9 @@ func (e *enforcer) release(r store.Record, records []store.Record) error {
 	err := e.file(r, records)
 	if err != nil {
 		return err
+	}
+	if r.Target.Kind != "" {
+		return e.releaseTarget(r, records)
 	}
 	shared := false
 	for _, other := range records {
@@ -110,7 +119,7 @@ func (e *enforcer) release(r store.Record, records []store.Record) error {
 		case e2 != nil:
 			err = errors.Join(err, e2)
 		case shared:
-			err = errors.Join(err, e.set.Ungate(r.CgroupPath))
+			err = errors.Join(err, e.set.Ungate(r.CgroupPath, home(r)))
 		default:
 			err = errors.Join(err, e.set.Remove(setup), e.freeReturned(r, setup))
 		}
@@ -185,7 +194,7 @@ func unread(set *datapath.Set, r store.Record, since uint64) ([]datapath.Event, 
 func (e *enforcer) sweepFor(ctr *runtime.Container) []store.Record {
 	this := store.Key{Netns: ctr.Netns.Cookie, Cgroup: ctr.Cgroup.ID}
 	return e.sweepIf(func(r store.Record) bool {
-		return r.Key != this && (r.ID == ctr.ID || r.Key.Netns == this.Netns || r.State == store.Preparing)
+		return r.Key != this && (r.ID == ctr.ID || r.Key.Netns == this.Netns || r.State == store.Preparing || r.Target.Kind != "")
 	})
 }
 

@@ -20,6 +20,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	Waiting()
+	play()
 	if job := os.Getenv(childVariable); job != "" {
 		updateChild(job)
 		return

@@ -44,6 +44,7 @@ func (e *enforcer) sweep() (swept Swept, err error) {
 		return swept, err
 	}
 	records, _ = e.store.Records()
+	err = errors.Join(err, e.refreshAddresses(records))
 	strays, e2 := e.sweepStrays(records)
 	swept.Strays = strays
 	tables, e3 := e.sweepTables(records)

@@ -48,29 +48,71 @@ func (n network) subject() uint32 { return n.members[0].Subject }
 // the table and its text are kept.
 func (e *enforcer) switchTo(batch []network, layers []store.Layer, new map[uint32]*tables.Tables) []error {
 	generations := map[uint32]uint64{}
-	for _, n := range batch {
-		if len(new) > 0 || !e.set.Under(n.subject(), datapathLayers(layers)) {
+	errs := make([]error, len(batch))
+	senders := make([]senders, len(batch))
+	for i, n := range batch {
+		if senders[i], errs[i] = e.introduce(n, layers); errs[i] != nil {
+			continue
+		}
+		if len(new) > 0 || !e.set.Under(n.subject(), datapathLayers(senders[i].shared)) {
 			generations[n.subject()] = generation()
 		}
 	}
-	err := e.set.UpdateAll(generations, datapathLayers(layers), new)
-	errs := make([]error, len(batch))
+	err := e.updateAll(generations, senders, new)
 	for i, n := range batch {
-		if errs[i] = err; err != nil {
+		if errs[i] = cmp.Or(errs[i], err); errs[i] != nil {
 			continue
 		}
 		after := slices.Clone(n.members)
 		for j := range after {
-			after[j].Layers, after[j].Generation = layers, cmp.Or(generations[n.subject()], n.generation)
+			after[j].Layers, after[j].Absent = senders[i].layers[j], senders[i].absent[j]
+			after[j].Generation = cmp.Or(generations[n.subject()], n.generation)
 			after[j].Chosen = cmp.Or(n.chosen, after[j].Chosen)
 		}
 		if errs[i] = e.putAll(after, n.members); errs[i] == nil {
 			batch[i].members = after
+			errs[i] = e.set.KeepMatches(n.subject(), datapathLayers(senders[i].shared))
 		} else if generations[n.subject()] != 0 {
 			errs[i] = errors.Join(errs[i], e.set.Update(n.subject(), generation(), datapathLayers(n.before), nil))
 		}
 	}
 	return errs
+}
+
+// updateAll switches the kernel. Who is known by what differs from container to
+// container; whether a layer has sections at all does not.
+func (e *enforcer) updateAll(generations map[uint32]uint64, all []senders, new map[uint32]*tables.Tables) error {
+	for _, s := range all {
+		if s.shared != nil {
+			return e.set.UpdateAll(generations, datapathLayers(s.shared), new)
+		}
+	}
+	return nil // none is left that could be switched
+}
+
+// senders is what those of a network are known by.
+type senders struct {
+	shared []store.Layer   // by the wall, of all members
+	layers [][]store.Layer // of each member
+	absent [][]string      // executables that each does not have
+}
+
+// introduce says to the kernel what the senders of a network are known by in layers
+// that it is yet to be put under.
+func (e *enforcer) introduce(n network, layers []store.Layer) (s senders, err error) {
+	for _, r := range n.members {
+		known, absent, err := e.know(layers, bodyOf(r))
+		if err != nil {
+			return senders{}, err
+		}
+		s.layers, s.absent = append(s.layers, known), append(s.absent, absent)
+		if s.shared == nil {
+			s.shared = known
+		} else if s.shared, err = sharedLayers(s.shared, known); err != nil {
+			return senders{}, err
+		}
+	}
+	return s, e.set.AddMatches(n.subject(), datapathLayers(s.shared))
 }
 
 // switchOne is switchTo for one network.

@@ -60,8 +60,8 @@ func (c Config) Update(change Change) ([]Updated, error) {
 			return nil, fmt.Errorf("choose policy: %w", err)
 		}
 	}
-	if change.Policy == InlineName {
-		return nil, errInlineName
+	if err := reserved(change.Policy); err != nil {
+		return nil, err
 	}
 	chosen, unknown := c.choose(change)
 	if unknown != nil && !change.All {
@@ -211,11 +211,11 @@ func (c Config) resources(r store.Record, name string) (sources []source, droppe
 	if err != nil {
 		return nil, nil, err
 	}
-	if c.Floor == InlineName {
-		return nil, nil, errInlineName
+	if err := reserved(c.Floor); err != nil {
+		return nil, nil, err
 	}
 	sources = c.floors(net)
-	own := source{kind: KindOwn, name: name, trusted: c.Inline == InlineTrusted}
+	own := source{kind: KindOwn, name: name, trusted: c.Inline == InlineTrusted || r.Target.Kind != ""}
 	for _, l := range r.Layers {
 		if l.Kind != KindOwn {
 			continue

@@ -75,7 +75,7 @@ func (c *talk) out(frame []byte, sender Sender, socket uint64, want Verdict) {
 	c.t.Helper()
 	p, _ := Dissect(frame, false)
 	p.Socket = socket
-	if got := Evaluate(c.policy, eth0, p, sender, &c.past, c.now); !agrees(got, want) {
+	if got := Evaluate(c.policy, eth0, p, sender, Who{}, &c.past, c.now); !agrees(got, want) {
 		c.t.Errorf("at %v: %+v, want %+v", c.now, got, want)
 	}
 }

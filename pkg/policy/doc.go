@@ -11,8 +11,10 @@
 //  2. In a layer: a matching top-level deny denies, whatever the prefix
 //     lengths; a matching deny of the process section denies; else a matching
 //     allow (the section's if a section matches, else the top level's) allows;
-//     else it is denied (NoRule). A packet whose sender is not known is judged
-//     by the top level and by every section: all must allow.
+//     else it is denied (NoRule). The process is the one that connected or, for
+//     an unconnected datagram, sent; Section finds its section. A packet whose
+//     sender is not known (of raw and packet sockets, forwarded, the kernel's
+//     own) is judged by the top level and by every section: all must allow.
 //  3. Mode monitor: everything passes; what would have been denied is
 //     MonitorPass with its reason. With several layers, one in block mode that
 //     denies is enough to deny.

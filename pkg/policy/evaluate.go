@@ -73,15 +73,22 @@ type Verdict struct {
 // that the kernel's programs are tested against. The steps are numbered as in
 // the package's documentation.
 //
+// Who is the process behind the socket: for TCP the one that connected. It
+// counts only where the packet is the socket's own: what a raw socket sends, is
+// forwarded or made by the kernel is judged as from a sender that is not known.
+//
 // A container without layers has no policy that could allow anything.
-func Evaluate(layers []Layer, ifc Interface, p Packet, sender Sender, past *Past, now time.Duration) Verdict {
+func Evaluate(layers []Layer, ifc Interface, p Packet, sender Sender, who Who, past *Past, now time.Duration) Verdict {
 	if len(layers) == 0 {
 		return Verdict{Action: Drop, Reason: NoEndpoint, Layer: -1, Rule: -1}
 	}
 	if past == nil {
 		past = new(Past)
 	}
-	e := evaluation{layers, &ifc, &p, classify(sender, &p), past, now}
+	e := evaluation{layers, &ifc, &p, classify(sender, &p), who, past, now}
+	if e.sender == Raw || e.sender == NoSocket || e.sender == Kernel {
+		e.who = Who{}
+	}
 
 	// Step 1: what cannot be parsed is denied.
 	if p.Reason != None {
@@ -128,6 +135,7 @@ type evaluation struct {
 	ifc    *Interface
 	p      *Packet
 	sender Sender
+	who    Who
 	past   *Past
 	now    time.Duration
 }
@@ -164,7 +172,7 @@ func (e *evaluation) judge() Verdict {
 		if !e.sourceAllowed(policy) {
 			return Spoofed, -1
 		}
-		_, reason, rule := policy.Match(e.p.Dst, e.p.Proto, e.p.DstPort)
+		_, reason, rule := policy.Match(e.p.Dst, e.p.Proto, e.p.DstPort, e.who)
 		return reason, rule
 	})
 }

@@ -89,7 +89,7 @@ func TestLayers(t *testing.T) {
 	for _, test := range tests {
 		for _, sender := range []Sender{TCP, Raw, NoSocket} {
 			p := parsed(t, tcpFrame(test.dst, 40000, test.port, tcpSYN))
-			got := Evaluate(layers(t, test.policies...), eth0, p, sender, nil, 0)
+			got := Evaluate(layers(t, test.policies...), eth0, p, sender, Who{}, nil, 0)
 			if got != test.want {
 				t.Errorf("%q: %s:%d from %d: %+v, want %+v", test.policies, test.dst, test.port, sender, got, test.want)
 			}
@@ -132,7 +132,7 @@ func TestPacketReasons(t *testing.T) {
 			{[]string{monitor, monitor, monitor}, Verdict{MonitorPass, reason, 0, -1, false, false}},
 		} {
 			p, _ := Dissect(frame, false)
-			if got := Evaluate(layers(t, test.policies...), eth0, p, UDP, nil, 0); got != test.want {
+			if got := Evaluate(layers(t, test.policies...), eth0, p, UDP, Who{}, nil, 0); got != test.want {
 				t.Errorf("%v: %q: %+v, want %+v", reason, test.policies, got, test.want)
 			}
 		}
@@ -189,7 +189,7 @@ func TestSource(t *testing.T) {
 		if netip.MustParseAddr(test.src).Is6() {
 			frame = ipv6{src: test.src, dst: test.dst, next: protoUDP, payload: udp(test.from, test.to, 0)}.frame
 		}
-		got := Evaluate(layers(t, test.policies...), eth0, parsed(t, frame()), UDP, nil, 0)
+		got := Evaluate(layers(t, test.policies...), eth0, parsed(t, frame()), UDP, Who{}, nil, 0)
 		if !agrees(got, test.want) {
 			t.Errorf("%q: %s -> %s: %+v, want %+v", test.policies, test.src, test.dst, got, test.want)
 		}
@@ -263,7 +263,7 @@ func TestExempt(t *testing.T) {
 	}
 	for _, test := range tests {
 		p, _ := Dissect(test.frame, false)
-		if got := Evaluate(layers(t, nothing), eth0, p, test.sender, nil, 0); !agrees(got, test.want) {
+		if got := Evaluate(layers(t, nothing), eth0, p, test.sender, Who{}, nil, 0); !agrees(got, test.want) {
 			t.Errorf("%s: %+v, want %+v", test.name, got, test.want)
 		}
 	}
@@ -271,7 +271,7 @@ func TestExempt(t *testing.T) {
 	// With a source that is not the interface's it is judged like anything else, in each layer.
 	p := parsed(t, icmp6("2001:db8:99::1", "ff02::16", 1, 143))
 	ls := layers(t, "source = [\"2001:db8:99::/64\"]", nothing)
-	if got, want := Evaluate(ls, eth0, p, Kernel, nil, 0), (Verdict{Drop, NoRule, 0, -1, false, false}); got != want {
+	if got, want := Evaluate(ls, eth0, p, Kernel, Who{}, nil, 0), (Verdict{Drop, NoRule, 0, -1, false, false}); got != want {
 		t.Errorf("MLD with a routed source: %+v, want %+v", got, want)
 	}
 }
@@ -326,7 +326,7 @@ func TestFragments(t *testing.T) {
 		{behind(8), 51 * time.Second, overlap}, // over the ports
 		{behind(16), 51 * time.Second, noRule},
 	} {
-		if got := Evaluate(own, eth0, parsed(t, step.frame), UDP, past, step.at); !agrees(got, step.want) {
+		if got := Evaluate(own, eth0, parsed(t, step.frame), UDP, Who{}, past, step.at); !agrees(got, step.want) {
 			t.Errorf("step %d: %+v, want %+v", i, got, step.want)
 		}
 	}
@@ -339,7 +339,7 @@ func Example() {
 		return
 	}
 	for _, dst := range []string{"10.0.0.1", "10.0.1.10", "192.0.2.1"} {
-		allowed, reason, rule := p.Match(netip.MustParseAddr(dst), 6, 443)
+		allowed, reason, rule := p.Match(netip.MustParseAddr(dst), 6, 443, Who{})
 		fmt.Println(dst, allowed, reason, rule)
 	}
 	// Output:

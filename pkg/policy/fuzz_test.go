@@ -175,14 +175,14 @@ func FuzzEvaluate(f *testing.F) {
 				pasts[0].Inbound(p, now)
 				pasts[1].Inbound(p, now)
 			}
-			v := Evaluate(block, eth0, p, Sender(sender%6), &pasts[0], now)
+			v := Evaluate(block, eth0, p, Sender(sender%6), Who{}, &pasts[0], now)
 			if v.Action == Pass && !v.Answer && !v.Exempt {
 				t.Errorf("passed a policy that allows nothing: %+v", v)
 			}
 			if (v.Action == Pass) != (v.Reason == None) || v.Reason == NoEndpoint {
 				t.Errorf("verdict %+v", v)
 			}
-			m := Evaluate(monitor, eth0, p, Sender(sender%6), &pasts[1], now)
+			m := Evaluate(monitor, eth0, p, Sender(sender%6), Who{}, &pasts[1], now)
 			if m.Action == Drop || i == 0 && m.Reason != v.Reason {
 				t.Errorf("monitor %+v, block %+v", m, v)
 			}

@@ -41,6 +41,7 @@ func TestContractExample(t *testing.T) {
 		"allow 10.0.4.7:53 " + file + ":11 legacy",
 		"allow 192.0.2.0/24:80 testdata/check/mirrors.toml:2",
 		"allow 192.0.2.0/24:443 testdata/check/mirrors.toml:2",
+		"allow api.github.com:443 " + file + ":21",
 	}
 	if got := ruleLines(p.Rules()); !slices.Equal(got, want) {
 		t.Errorf("rules\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

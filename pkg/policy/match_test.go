@@ -52,25 +52,11 @@ func TestMatch(t *testing.T) {
 		{"mode = \"monitor\"\nallow = [\"10.0.0.1\"]", []row{
 			{"10.0.0.2", 6, 1, NoRule, ""},
 		}},
-		// A sender that is not known is judged by every section: all must allow.
-		{`allow = ["10.0.0.0/8"]
-		  [[process]]
-		  command = ["curl"]
-		  allow = ["*"]
-		  deny = ["10.0.0.9"]
-		  [[process]]
-		  command = ["wget"]
-		  allow = ["10.0.0.0/24"]`, []row{
-			{"10.0.0.1", 6, 1, None, "allow 10.0.0.0/8"},
-			{"10.0.0.9", 6, 1, Denied, ""},
-			{"10.1.0.1", 6, 1, NoRule, ""},
-			{"11.0.0.1", 6, 1, NoRule, ""},
-		}},
 	}
 	for _, test := range tests {
 		p := parsePolicy(t, test.policy)
 		for _, row := range test.rows {
-			allowed, reason, rule := p.Match(netip.MustParseAddr(row.dst), row.proto, row.port)
+			allowed, reason, rule := p.Match(netip.MustParseAddr(row.dst), row.proto, row.port, Who{})
 			name := ""
 			if rule >= 0 {
 				name = p.Rules()[rule].String()
@@ -88,7 +74,8 @@ func TestUnsupported(t *testing.T) {
 		{`allow = ["*"]`, ""},
 		{`allow = ["*", "example.com"]`, `test.toml:1: rule "example.com": domain names are not supported by this version`},
 		{"allow = [\"*\"]\ndeny = [\n\"*.example.com\"]", `test.toml:3: rule "*.example.com": domain names are not supported by this version`},
-		{"allow = [\"*\"]\n\n[[process]]\nuser = [1]\nallow = []", `test.toml:3: [[process]] is not supported by this version`},
+		{"allow = [\"*\"]\n\n[[process]]\nuser = [1]\nallow = [\"10.0.0.1\"]", ""},
+		{"allow = [\"*\"]\n\n[[process]]\nuser = [1]\nallow = [\"10.0.0.1\",\n\"example.com:443\"]", `test.toml:6: rule "example.com:443": domain names are not supported by this version`},
 		{"allow = [\"*\"]\n[dns]\nresolvers = [\"10.0.0.53\"]", ""},
 	}
 	for _, test := range tests {

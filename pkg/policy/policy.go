@@ -57,7 +57,7 @@ type Policy struct {
 // Process is a [[process]] section: the rules of those processes that match.
 // Values within a key: any of them; keys: all of them.
 type Process struct {
-	Command []string // task comm, at most 15 bytes
+	Command []string // task comm, at most MaxCommand bytes
 	Exe     []string // absolute path inside the container
 	User    []uint32 // uid inside the container
 	Group   []uint32 // gid inside the container
@@ -87,41 +87,75 @@ type File struct {
 	Stamp Stamp
 }
 
-// Rules returns all top-level rules: Deny, then Allow. The index of a rule in
-// it is the rule's number everywhere: in tables, in the kernel's events, in
-// explain. Of several rules that match a packet the one with the smallest
-// number is named.
+// Rules returns all rules: the top level's Deny, its Allow, then of each
+// [[process]] section its Deny and its Allow. The index of a rule in it is the
+// rule's number everywhere: in tables, in the kernel's events, in explain. Of
+// several rules in a list that match a packet the one with the smallest number
+// is named.
 func (p *Policy) Rules() []Rule {
-	return slices.Concat(p.Deny, p.Allow)
+	return slices.Concat(p.lists()...)
+}
+
+// Rule returns the rule with a number, Rules()[number] without the copy of them all.
+func (p *Policy) Rule(number int) *Rule {
+	for _, rules := range p.lists() {
+		if number < len(rules) {
+			return &rules[number]
+		}
+		number -= len(rules)
+	}
+	panic("policy: no rule of this number")
+}
+
+// lists returns the lists of rules in the order of their numbers.
+func (p *Policy) lists() [][]Rule {
+	lists := make([][]Rule, 0, 2+2*len(p.Processes))
+	lists = append(lists, p.Deny, p.Allow)
+	for i := range p.Processes {
+		lists = append(lists, p.Processes[i].Deny, p.Processes[i].Allow)
+	}
+	return lists
 }
 
 // Match judges one destination in this layer: CONTRACT 3.2. Port is in host
 // byte order and 0 where the protocol has none. Rule is the rule that decided,
-// its index in Rules, or -1 where none did or a [[process]] section's did.
+// its index in Rules, or -1 where none did. Domain rules match no address.
 //
-// The sender is taken as not known, so that every [[process]] section has to
-// allow too. Domain rules match no address.
-func (p *Policy) Match(dst netip.Addr, proto uint8, port uint16) (allowed bool, reason Reason, rule int) {
-	// A matching top-level deny denies.
+// A sender that is not known is judged by the top level, then by every section
+// in order: the first that denies is named; when all allow it is the last one's
+// rule.
+func (p *Policy) Match(dst netip.Addr, proto uint8, port uint16, who Who) (allowed bool, reason Reason, rule int) {
+	// A matching top-level deny denies, whoever sends.
 	if i := firstMatch(p.Deny, dst, proto, port); i >= 0 {
 		return false, Denied, i
 	}
-	// A sender that is not known is judged by every section: a matching deny of
-	// one denies, and each one's allow replaces the top level's.
-	for i := range p.Processes {
-		if firstMatch(p.Processes[i].Deny, dst, proto, port) >= 0 {
-			return false, Denied, -1
-		}
-		if firstMatch(p.Processes[i].Allow, dst, proto, port) < 0 {
+	number := len(p.Deny) // of the next list's first rule
+	section := p.Section(who)
+	if section < 0 {
+		// A matching allow of the top level allows, else it is denied.
+		i := firstMatch(p.Allow, dst, proto, port)
+		if i < 0 {
 			return false, NoRule, -1
 		}
+		rule = number + i
 	}
-	// Else a matching allow allows.
-	if i := firstMatch(p.Allow, dst, proto, port); i >= 0 {
-		return true, None, len(p.Deny) + i
+	number += len(p.Allow)
+	for i := range p.Processes {
+		s := &p.Processes[i]
+		if section == i || !who.Known {
+			// The section's deny is added, its allow is in place of the top level's.
+			if i := firstMatch(s.Deny, dst, proto, port); i >= 0 {
+				return false, Denied, number + i
+			}
+			i := firstMatch(s.Allow, dst, proto, port)
+			if i < 0 {
+				return false, NoRule, -1
+			}
+			rule = number + len(s.Deny) + i
+		}
+		number += len(s.Deny) + len(s.Allow)
 	}
-	// Else it is denied.
-	return false, NoRule, -1
+	return true, None, rule
 }
 
 func firstMatch(rules []Rule, dst netip.Addr, proto uint8, port uint16) int {
@@ -134,13 +168,10 @@ func firstMatch(rules []Rule, dst netip.Addr, proto uint8, port uint16) int {
 }
 
 // Unsupported returns an error that names what this policy uses and this
-// version does not enforce: [[process]] sections and domain rules. A policy
-// that is enforced without them would mean something else.
+// version does not enforce: domain rules. A policy that is enforced without
+// them would mean something else.
 func (p *Policy) Unsupported() error {
-	for i := range p.Processes {
-		return fmt.Errorf("%s:%d: [[process]] is not supported by this version", p.Processes[i].File, p.Processes[i].Line)
-	}
-	for _, rules := range [][]Rule{p.Deny, p.Allow} {
+	for _, rules := range p.lists() {
 		for i := range rules {
 			if rules[i].Dest.Domain != "" {
 				return fmt.Errorf("%s: rule %q: domain names are not supported by this version", rules[i].Where(), rules[i].Text)

@@ -3,13 +3,13 @@
 package policy
 
 import (
-	"math"
 	"net/netip"
 	"path"
+	"strings"
 )
 
-// maxCommand is the longest task comm in bytes (TASK_COMM_LEN without its NUL).
-const maxCommand = 15
+// maxPath is the longest path in bytes (PATH_MAX without its NUL).
+const maxPath = 4095
 
 const processKeys = "command, exe, user, group, allow, deny"
 
@@ -20,7 +20,10 @@ func (d *document) readProcesses(v value) []Process {
 		return nil
 	}
 	var processes []Process
-	for _, item := range d.list("process", v) {
+	for i, item := range d.list("process", v) {
+		if i == MaxSections {
+			d.wrong(item, "[[process]]", mistakef("", "more than %d sections", MaxSections))
+		}
 		processes = append(processes, d.readProcess(item))
 	}
 	return processes
@@ -74,9 +77,12 @@ func (d *document) commands(key string, v value) []string {
 		case !ok:
 		case text == "":
 			d.wrong(item, key+` = ""`, mistakef("", "empty command"))
-		case len(text) > maxCommand:
+		case strings.ContainsRune(text, 0):
+			// It ends there for the kernel.
+			d.wrong(item, text, mistakef("", "command with a NUL byte"))
+		case len(text) > MaxCommand:
 			// The kernel cuts a comm: this one would never match.
-			d.wrong(item, text, mistakef("use exe, or the first 15 bytes", "command of %d bytes, over %d", len(text), maxCommand))
+			d.wrong(item, text, mistakef("use exe, or the first 15 bytes", "command of %d bytes, over %d", len(text), MaxCommand))
 		default:
 			commands = append(commands, text)
 		}
@@ -92,6 +98,10 @@ func (d *document) executables(key string, v value) []string {
 		case !ok:
 		case !path.IsAbs(text):
 			d.wrong(item, text, mistakef("write it as /usr/bin/curl", "path is not absolute"))
+		case strings.ContainsRune(text, 0):
+			d.wrong(item, text, mistakef("", "path with a NUL byte"))
+		case len(text) > maxPath:
+			d.wrong(item, text, mistakef("", "path of %d bytes, over %d", len(text), maxPath))
 		case path.Clean(text) != text:
 			d.wrong(item, text, mistakef("write "+path.Clean(text), "path is not in its shortest form"))
 		default:
@@ -108,7 +118,7 @@ func (d *document) ids(key string, v value) []uint32 {
 		switch {
 		case !ok:
 			d.wrongType(item, key, "a numeric ID")
-		case id < 0 || id >= math.MaxUint32: // the highest one is -1, "no ID"
+		case id < 0 || id >= int64(NoID):
 			d.wrong(item, key+" = "+describe(id), mistakef("", "ID out of range 0 to 4294967294"))
 		default:
 			ids = append(ids, uint32(id))

@@ -5,6 +5,7 @@ package runtime
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 
@@ -47,6 +48,16 @@ func ProcessAlive(pid int, start uint64) bool {
 	}
 	defer p.Close()
 	return p.start == start
+}
+
+// ProcessStopped says whether a process is stopped by a signal.
+func ProcessStopped(pid int) bool {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
+	return len(fields) > 0 && string(fields[0]) == "T"
 }
 
 // DeviceExists says whether the caller's network namespace has a device of this

@@ -23,6 +23,7 @@ type Container struct {
 	Pid      int    // its first process
 	PidStart uint64 // when that started: clock ticks after boot
 	Bundle   string // the directory of config.json
+	Root     string // of its file system, as its process sees it before it enters that
 
 	Netns      Netns
 	Cgroup     Cgroup
@@ -34,8 +35,11 @@ type Container struct {
 	NetworkLater bool
 	Evidence     string
 
-	UserNS bool    // it has a user namespace that is not the hook's
-	Powers []Power // what would let it undo the wall; none: nothing that we know of
+	UserNS      bool   // it has a user namespace that is not the hook's
+	UserNSInode uint32 // of its user namespace, whichever that is
+	Users       IDMap  // its users' numbers, and the hook's
+	Groups      IDMap
+	Powers      []Power // what would let it undo the wall; none: nothing that we know of
 	// Raw is which of CAP_NET_RAW and CAP_NET_ADMIN it may ever hold over its network
 	// namespace: packet sockets pass a wall at its cgroup.
 	Raw []string
@@ -71,7 +75,7 @@ func inspect(state *specs.State, spec *specs.Spec, guard []string) (*Container, 
 	}
 	defer p.Close()
 	c := &Container{
-		ID: state.ID, Hostname: hostname(spec), Pid: p.pid, PidStart: p.start, Bundle: state.Bundle,
+		ID: state.ID, Hostname: hostname(spec), Pid: p.pid, PidStart: p.start, Bundle: state.Bundle, Root: rootfs(state, spec),
 		ListenFDs: slices.ContainsFunc(spec.Process.Env, func(e string) bool { return strings.HasPrefix(e, "LISTEN_FDS=") }),
 	}
 	c.Name, c.Aliases = names(state, p)
@@ -80,6 +84,9 @@ func inspect(state *specs.State, spec *specs.Spec, guard []string) (*Container, 
 		return nil, err
 	}
 	c.UserNS = id.userNS
+	if err := c.inspectUsers(p); err != nil {
+		return nil, fmt.Errorf("read user namespace: %w", err)
+	}
 	if err := c.inspectNetwork(p, spec); err != nil {
 		return nil, err
 	}
@@ -111,6 +118,19 @@ func inspect(state *specs.State, spec *specs.Spec, guard []string) (*Container, 
 		return nil, fmt.Errorf("read process %d: %w", p.pid, err)
 	}
 	return c, nil
+}
+
+func (c *Container) inspectUsers(p *process) (err error) {
+	ns, err := p.namespace("user")
+	if err != nil {
+		return err
+	}
+	c.UserNSInode = uint32(ns.inode) // procfs numbers are of 32 bits
+	if c.Users, err = p.idMap("uid_map"); err != nil {
+		return err
+	}
+	c.Groups, err = p.idMap("gid_map")
+	return err
 }
 
 func (c *Container) inspectNetwork(p *process, spec *specs.Spec) error {

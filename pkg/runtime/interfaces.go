@@ -29,6 +29,7 @@ type Interface struct {
 	MAC    [6]byte        // zero: the device has none
 	Kind   string         // "veth", "macvlan", "tuntap" …; "device": hardware
 	IPv4   []netip.Addr   // ascending
+	IPv6   []netip.Addr   // ascending, link-local ones too
 	OnLink []netip.Prefix // prefixes of its IPv6 addresses, ascending, without link-local ones
 	Host   *HostEnd       // nil: no end in the hook's network namespace
 }
@@ -128,12 +129,17 @@ func (i *Interface) addresses(all []netlink.Addr) {
 		switch addr = addr.Unmap(); {
 		case addr.Is4() && len(a.Mask) == net.IPv4len:
 			i.IPv4 = append(i.IPv4, addr)
-		case addr.Is6() && !addr.IsLinkLocalUnicast():
-			i.OnLink = append(i.OnLink, netip.PrefixFrom(addr, ones).Masked())
+		case addr.Is6():
+			i.IPv6 = append(i.IPv6, addr)
+			if !addr.IsLinkLocalUnicast() {
+				i.OnLink = append(i.OnLink, netip.PrefixFrom(addr, ones).Masked())
+			}
 		}
 	}
 	slices.SortFunc(i.IPv4, netip.Addr.Compare)
 	i.IPv4 = slices.Compact(i.IPv4)
+	slices.SortFunc(i.IPv6, netip.Addr.Compare)
+	i.IPv6 = slices.Compact(i.IPv6)
 	slices.SortFunc(i.OnLink, func(a, b netip.Prefix) int {
 		return cmp.Or(a.Addr().Compare(b.Addr()), a.Bits()-b.Bits())
 	})

@@ -151,7 +151,7 @@ func (p *process) waitForAck(t *testing.T) {
 	}
 }
 
-var counter = Key{1, 1}
+var counter = Key{Netns: 1, Cgroup: 1}
 
 // countUp loses counts if two processes are in it at once.
 func countUp(d Dirs) error {

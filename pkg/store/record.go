@@ -15,22 +15,38 @@ import (
 // Key is the identity of a life of a container. The kernel gives neither number
 // twice between two boots, so that a container that is started again has another
 // key, whatever its ID. One of the two may be 0 (a netns that no container is
-// known of yet, a cgroup with the host's network), not both.
+// known of yet, a cgroup with the host's network), not both. Of an interface of the
+// host (see [Target]) both are.
 type Key struct {
-	Netns  uint64 `json:"netns"`  // cookie of the network namespace (SO_NETNS_COOKIE)
-	Cgroup uint64 `json:"cgroup"` // inode of the cgroup v2 directory
+	Netns     uint64 `json:"netns"`               // cookie of the network namespace (SO_NETNS_COOKIE)
+	Cgroup    uint64 `json:"cgroup"`              // inode of the cgroup v2 directory
+	Interface uint64 `json:"interface,omitempty"` // index of a device of the host
 }
 
-// String is injective and a legal name on bpffs, which has no dots: both numbers
-// in hexadecimal without leading zeros, "1a2b-3c4d".
-func (k Key) String() string { return fmt.Sprintf("%x-%x", k.Netns, k.Cgroup) }
+// String is injective and a legal name on bpffs, which has no dots: the numbers
+// in hexadecimal without leading zeros, "1a2b-3c4d", a third only if there is one.
+func (k Key) String() string {
+	s := fmt.Sprintf("%x-%x", k.Netns, k.Cgroup)
+	if k.Interface != 0 {
+		s += fmt.Sprintf("-%x", k.Interface)
+	}
+	return s
+}
 
-func parseKey(s string) (Key, bool) {
-	netns, cgroup, _ := strings.Cut(s, "-")
-	n, err1 := strconv.ParseUint(netns, 16, 64)
-	c, err2 := strconv.ParseUint(cgroup, 16, 64)
-	k := Key{n, c}
-	return k, err1 == nil && err2 == nil && k.String() == s // one spelling only
+func parseKey(s string) (k Key, ok bool) {
+	words := strings.Split(s, "-")
+	numbers := []*uint64{&k.Netns, &k.Cgroup, &k.Interface}
+	if len(words) > len(numbers) {
+		return Key{}, false
+	}
+	for i, word := range words {
+		n, err := strconv.ParseUint(word, 16, 64)
+		if err != nil {
+			return Key{}, false
+		}
+		*numbers[i] = n
+	}
+	return k, k.String() == s // one spelling only
 }
 
 // Values of Record.State and Record.Coverage.
@@ -51,6 +67,10 @@ type Record struct {
 	Started    time.Time   `json:"started"`            //
 	Pid        int         `json:"pid,omitempty"`      // of its first process, in the host's pid namespace
 	PidStart   uint64      `json:"pid_start,omitempty"`
+	UserNS     uint32      `json:"user_ns,omitempty"` // inode of its user namespace
+	Users      []IDRange   `json:"users,omitempty"`   // none: the container's numbers are the host's
+	Groups     []IDRange   `json:"groups,omitempty"`
+	Root       string      `json:"root,omitempty"` // of its file system, as its first process saw it before it entered that
 	NetnsInode uint64      `json:"netns_inode,omitempty"`
 	NetnsPath  string      `json:"netns_path,omitempty"` // where it could be opened; the cookie says whether it still is that
 	CgroupPath string      `json:"cgroup_path,omitempty"`
@@ -58,13 +78,31 @@ type Record struct {
 	Generation uint64      `json:"generation"` // raised by every change of policy
 	Layers     []Layer     `json:"layers"`     // in order of judgement
 	Asked      Asked       `json:"asked,omitzero"`
-	Chosen     string      `json:"chosen,omitempty"`   // own policy that `bouheki update --policy` put in the place of what was asked
+	Chosen     string      `json:"chosen,omitempty"` // own policy that `bouheki update --policy` put in the place of what was asked
+	Target     Target      `json:"target,omitzero"`
 	Networks   []Network   `json:"networks,omitempty"` // CNI networks whose plugin has covered it, in that order
 	Interfaces []Interface `json:"interfaces,omitempty"`
-	Coverage   string      `json:"coverage"` // Full or Partial; empty while preparing
+	Joined     bool        `json:"joined,omitempty"` // its network is another's: it is under its policy at its cgroup alone
+	Coverage   string      `json:"coverage"`         // Full or Partial; empty while preparing
 	Notes      []string    `json:"notes,omitempty"`
-	Via        []string    `json:"via,omitempty"` // who asked for it: "hook", "cni:NETWORK"
-	State      string      `json:"state"`         // Preparing or Attached
+	Absent     []string    `json:"absent,omitempty"` // executables that its policy names and that it does not have
+	Via        []string    `json:"via,omitempty"`    // who asked for it: "hook", "cni:NETWORK"
+	State      string      `json:"state"`            // Preparing or Attached
+}
+
+// Target says what was put under a policy by hand, not by an engine. Zero: a container.
+type Target struct {
+	Kind   string `json:"kind"`             // "run", "pid", "cgroup", "interface", "host"
+	Netns  uint64 `json:"netns"`            // cookie of the network namespace whose addresses are its own
+	Made   bool   `json:"made,omitempty"`   // its cgroup was made for it, and goes with it
+	Origin string `json:"origin,omitempty"` // path of the cgroup that a process was taken from
+}
+
+// IDRange is a line of a user namespace's uid_map or gid_map.
+type IDRange struct {
+	Inside  uint32 `json:"inside"`
+	Outside uint32 `json:"outside"`
+	Count   uint32 `json:"count"`
 }
 
 // Layer is one policy that every packet has to pass.
@@ -74,6 +112,16 @@ type Layer struct {
 	Mode   string `json:"mode"`   // "block", "monitor"
 	Table  uint32 `json:"table"`  // ID of its Table
 	Inline Inline `json:"inline,omitzero"`
+
+	Senders []Sender `json:"senders,omitempty"` // none: the policy has no [[process]] sections
+}
+
+// Sender is a Match of the layer's table as the kernel knows it of this container.
+type Sender struct {
+	Kind     uint8     `json:"kind"`
+	Any      bool      `json:"any,omitempty"`
+	Value    [16]byte  `json:"value"`
+	Sections [4]uint64 `json:"sections"`
 }
 
 // Asked is what a container's annotations ask for: with what its networks and the
@@ -106,6 +154,7 @@ type Interface struct {
 	HostName  string   `json:"host_name,omitempty"`  // for people only: names are reused
 	MAC       string   `json:"mac,omitempty"`
 	IPv4      []string `json:"ipv4,omitempty"`    // addresses
+	IPv6      []string `json:"ipv6,omitempty"`    // addresses, link-local ones too
 	OnLink    []string `json:"on_link,omitempty"` // IPv6 prefixes
 
 	Attachment Attachment `json:"attachment,omitzero"` // whose CNI ADD covered it; zero: nobody's, or DEL has come
@@ -121,7 +170,7 @@ type Attachment struct {
 
 func (r Record) check() error {
 	if r.Key == (Key{}) {
-		return errors.New("has neither netns nor cgroup")
+		return errors.New("has neither netns nor cgroup nor interface")
 	}
 	if r.State != Preparing && r.State != Attached {
 		return fmt.Errorf("has unknown state %q", r.State)

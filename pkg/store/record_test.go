@@ -16,26 +16,29 @@ import (
 
 func sample(n uint64) Record {
 	return Record{
-		Key: Key{n, n << 33}, ID: fmt.Sprintf("%064x", n), Name: fmt.Sprintf("web-%d", n), Hostname: "h.x",
+		Key: Key{n, n << 33, n}, ID: fmt.Sprintf("%064x", n), Name: fmt.Sprintf("web-%d", n), Hostname: "h.x",
 		Aliases: []string{fmt.Sprintf("default-c%d", n)}, Started: time.Unix(1700000000+int64(n), 5).UTC(),
-		Pid: 42, PidStart: math.MaxUint64, NetnsInode: 4026532024, NetnsPath: "/run/netns/a", CgroupPath: "/libpod_parent/libpod-a\\x2db",
+		Pid: 42, PidStart: math.MaxUint64, Root: "/var/lib/r", NetnsInode: 4026532024, NetnsPath: "/run/netns/a", CgroupPath: "/libpod_parent/libpod-a\\x2db",
+		UserNS: 4026531837, Users: []IDRange{{1, 100000, 65536}}, Groups: []IDRange{{1, 100000, 65536}},
 		Subject: 7, Generation: math.MaxUint32,
 		Layers: []Layer{{Kind: "floor", Policy: "base", Mode: "block", Table: 1},
-			{Kind: "own", Policy: "web", Mode: "monitor", Table: 2, Inline: Inline{Deny: []string{"10.0.0.1", "<&>"}, Mode: "block"}}},
+			{Kind: "own", Policy: "web", Mode: "monitor", Table: 2, Inline: Inline{Deny: []string{"10.0.0.1", "<&>"}, Mode: "block"},
+				Senders: []Sender{{Kind: 1, Any: true, Value: [16]byte{1}, Sections: [4]uint64{3}}}}},
 		Asked:    Asked{Policy: "web", Inline: Inline{Allow: []string{"10.0.0.2"}, Deny: []string{"10.0.0.1"}, Mode: "block"}},
 		Chosen:   "shop",
+		Target:   Target{Kind: "pid", Netns: n, Made: true, Origin: "/sys/fs/cgroup/a"},
 		Networks: []Network{{Name: "net", Policy: "web", Floor: "base"}},
 		Interfaces: []Interface{{Name: "eth0.7", Kind: "veth", Index: 2, HostIndex: 9, HostName: "veth0", MAC: "02:00:00:00:00:01",
-			IPv4: []string{"10.88.0.2"}, OnLink: []string{"fd00::/64"},
+			IPv4: []string{"10.88.0.2"}, IPv6: []string{"fd00::2"}, OnLink: []string{"fd00::/64"},
 			Attachment: Attachment{Network: "net", Container: "default-c4", Interface: "eth0"}, Left: true}},
-		Coverage: Partial, Notes: []string{"holds CAP_NET_RAW"}, Via: []string{"hook", "cni:net"}, State: Attached,
+		Coverage: Partial, Notes: []string{"holds CAP_NET_RAW"}, Absent: []string{"/bin/x"}, Joined: true, Via: []string{"hook", "cni:net"}, State: Attached,
 	}
 }
 
 func TestRecordRoundTrip(t *testing.T) {
 	d := testDirs(t)
 	s := mustOpen(t, d)
-	minimal := Record{Key: Key{math.MaxUint64, 0}, State: Preparing, Started: time.Unix(1, 0).UTC()}
+	minimal := Record{Key: Key{Netns: math.MaxUint64, Cgroup: 0}, State: Preparing, Started: time.Unix(1, 0).UTC()}
 	for _, r := range []Record{sample(3), sample(2), minimal} {
 		must(t, s.Put(r))
 		got, err := s.Record(r.Key)
@@ -87,7 +90,7 @@ func TestSampleFillsEveryField(t *testing.T) {
 }
 
 func TestKeyNamesAreInjective(t *testing.T) {
-	keys := []Key{{0, 1}, {1, 0}, {1, 1}, {0x11, 1}, {1, 0x11}, {math.MaxUint64, math.MaxUint64}, {0xab, 0xcd}}
+	keys := []Key{{0, 1, 0}, {1, 0, 0}, {1, 1, 0}, {0x11, 1, 0}, {1, 0x11, 0}, {math.MaxUint64, math.MaxUint64, math.MaxUint64}, {0xab, 0xcd, 0}, {0, 0, 1}, {1, 1, 1}}
 	seen := map[string]Key{}
 	for _, k := range keys {
 		name := k.String()
@@ -102,7 +105,7 @@ func TestKeyNamesAreInjective(t *testing.T) {
 			t.Errorf("%q: %+v, %v", name, back, ok)
 		}
 	}
-	for _, bad := range []string{"", "-", "1", "1-", "-1", "01-1", "1-01", "A-1", "0x1-1", "1-2-3", "+1-1", "1_0-1", "1-1 ", "10000000000000000-1"} {
+	for _, bad := range []string{"", "-", "1", "1-", "-1", "01-1", "1-01", "A-1", "0x1-1", "1-2-0", "1-2-", "1-2-3-4", "+1-1", "1_0-1", "1-1 ", "10000000000000000-1"} {
 		if k, ok := parseKey(bad); ok {
 			t.Errorf("%q is taken for %+v", bad, k)
 		}
@@ -112,13 +115,13 @@ func TestKeyNamesAreInjective(t *testing.T) {
 func TestRecordsThatAreRefused(t *testing.T) {
 	s := mustOpen(t, testDirs(t))
 	tests := map[string]func(*Record){
-		"has neither netns nor cgroup":   func(r *Record) { r.Key = Key{} },
-		`unknown state ""`:               func(r *Record) { r.State = "" },
-		`unknown state "running"`:        func(r *Record) { r.State = "running" },
-		`unknown coverage ""`:            func(r *Record) { r.Coverage = "" },
-		`unknown coverage "most"`:        func(r *Record) { r.Coverage = "most" },
-		"cgroup path that is not UTF-8":  func(r *Record) { r.CgroupPath = "/a\xff" },
-		"year outside of range [0,9999]": func(r *Record) { r.Started = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) },
+		"has neither netns nor cgroup nor interface": func(r *Record) { r.Key = Key{} },
+		`unknown state ""`:                           func(r *Record) { r.State = "" },
+		`unknown state "running"`:                    func(r *Record) { r.State = "running" },
+		`unknown coverage ""`:                        func(r *Record) { r.Coverage = "" },
+		`unknown coverage "most"`:                    func(r *Record) { r.Coverage = "most" },
+		"cgroup path that is not UTF-8":              func(r *Record) { r.CgroupPath = "/a\xff" },
+		"year outside of range [0,9999]":             func(r *Record) { r.Started = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) },
 	}
 	for says, change := range tests {
 		r := sample(1)
@@ -185,7 +188,7 @@ func TestBadRecordHidesNoOther(t *testing.T) {
 	keys := 0
 	for _, err := range errs {
 		var re *RecordError
-		if !errors.As(err, &re) || re.Key == (Key{12, 12}) {
+		if !errors.As(err, &re) || re.Key == (Key{Netns: 12, Cgroup: 12}) {
 			continue // a directory is nothing of ours
 		}
 		keys++
@@ -240,17 +243,17 @@ func TestFiled(t *testing.T) {
 func TestFind(t *testing.T) {
 	day := func(n int) time.Time { return time.Unix(int64(n)*86400, 0) }
 	records := []Record{
-		{Key: Key{1, 1}, ID: "abc111", Name: "web", Started: day(3)},
-		{Key: Key{2, 2}, ID: "abc222", Name: "db", Aliases: []string{"default-db"}, Started: day(1)},
-		{Key: Key{3, 3}, ID: "abc111", Name: "web", Started: day(2)}, // an earlier life
-		{Key: Key{4, 4}, ID: "def000", Name: "abc222"},               // named like another's ID
-		{Key: Key{5, 5}, Name: "uplink"},                             // attached by hand: no ID
-		{Key: Key{6, 6}, Name: "twin"},
-		{Key: Key{7, 7}, Name: "twin"},
-		{Key: Key{8, 8}, ID: "999", Name: "abc"}, // named like the beginning of IDs
-		{Key: Key{9, 9}},
-		{Key: Key{10, 10}, ID: "777", Name: "old", Started: day(1)},
-		{Key: Key{11, 11}, ID: "777", Name: "old", Started: day(2)},
+		{Key: Key{Netns: 1, Cgroup: 1}, ID: "abc111", Name: "web", Started: day(3)},
+		{Key: Key{Netns: 2, Cgroup: 2}, ID: "abc222", Name: "db", Aliases: []string{"default-db"}, Started: day(1)},
+		{Key: Key{Netns: 3, Cgroup: 3}, ID: "abc111", Name: "web", Started: day(2)}, // an earlier life
+		{Key: Key{Netns: 4, Cgroup: 4}, ID: "def000", Name: "abc222"},               // named like another's ID
+		{Key: Key{Netns: 5, Cgroup: 5}, Name: "uplink"},                             // attached by hand: no ID
+		{Key: Key{Netns: 6, Cgroup: 6}, Name: "twin"},
+		{Key: Key{Netns: 7, Cgroup: 7}, Name: "twin"},
+		{Key: Key{Netns: 8, Cgroup: 8}, ID: "999", Name: "abc"}, // named like the beginning of IDs
+		{Key: Key{Netns: 9, Cgroup: 9}},
+		{Key: Key{Netns: 10, Cgroup: 10}, ID: "777", Name: "old", Started: day(1)},
+		{Key: Key{Netns: 11, Cgroup: 11}, ID: "777", Name: "old", Started: day(2)},
 	}
 	tests := map[string]uint64{
 		"web": 1, "db": 2, "default-db": 2, "abc1": 1, "abc111": 1, "abc222": 2, "abc22": 2,

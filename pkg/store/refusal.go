@@ -20,7 +20,8 @@ const (
 	MaxMessage = 16 << 10
 )
 
-// Refusal tells that a container was not let start, and why. crun throws away
+// Refusal tells that a container was not let start, and why, or what its user ought
+// to know although it was. crun throws away
 // what a hook writes to standard error: this is where it can be read.
 type Refusal struct {
 	Time    time.Time `json:"time"` // now, if zero
@@ -28,6 +29,7 @@ type Refusal struct {
 	Name    string    `json:"name,omitempty"`
 	Stage   string    `json:"stage,omitempty"` // of the OCI hook or CNI command that refused
 	Message string    `json:"message"`
+	Started bool      `json:"started,omitempty"` // it was let start all the same: Message is what to know of it
 }
 
 // Refuse keeps r. It needs no open store and takes no lock, since that the lock

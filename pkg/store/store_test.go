@@ -168,10 +168,10 @@ func TestViewCreatesNothing(t *testing.T) {
 	if len(records)+len(tables)+len(refusals) != 0 {
 		t.Error("an absent directory is not empty")
 	}
-	if n, err := s.Filed(Key{1, 2}); n != 0 || err != nil {
+	if n, err := s.Filed(Key{Netns: 1, Cgroup: 2}); n != 0 || err != nil {
 		t.Error(n, err)
 	}
-	if _, err := s.Record(Key{1, 2}); !errors.Is(err, ErrNotFound) {
+	if _, err := s.Record(Key{Netns: 1, Cgroup: 2}); !errors.Is(err, ErrNotFound) {
 		t.Error(err)
 	}
 	if _, _, err := s.Sources(1); !errors.Is(err, ErrNotFound) {

@@ -28,10 +28,22 @@ type Table struct {
 	Mode     string    `json:"mode"`   // "block", "monitor"
 	Files    []File    `json:"files,omitempty"`
 	Inline   Inline    `json:"inline,omitzero"`
-	Prefixes int       `json:"prefixes"` // number of CIDRs
-	Rules    int       `json:"rules"`    // number of rules
-	Bytes    uint64    `json:"bytes"`    // kernel memory
+	Prefixes int       `json:"prefixes"`          // number of CIDRs
+	Rules    int       `json:"rules"`             // number of rules
+	Bytes    uint64    `json:"bytes"`             // kernel memory
+	Matches  []Match   `json:"matches,omitempty"` // none: the policy has no [[process]] sections
 	Created  time.Time `json:"created"`
+}
+
+// Match is what one thing that a sender is known by says about the sections of a
+// policy (see tables.Match).
+type Match struct {
+	Kind     uint8     `json:"kind"`
+	Any      bool      `json:"any,omitempty"`
+	Command  string    `json:"command,omitempty"`
+	Exe      string    `json:"exe,omitempty"`
+	ID       uint32    `json:"id,omitempty"`
+	Sections [4]uint64 `json:"sections"`
 }
 
 // File is a policy file that was read, the policy's own first, then its includes.
@@ -183,6 +195,15 @@ func (s *Store) readTable(dir string) (t Table, err error) {
 		err = fmt.Errorf("is about table %d with digest %s", t.ID, t.Digest)
 	}
 	return t, err
+}
+
+// Table returns a table. The error wraps [ErrNotFound] if there is none.
+func (s *Store) Table(id uint32) (t Table, err error) {
+	dir, err := s.tableName(id)
+	if err != nil {
+		return t, fmt.Errorf("read table %d: %w", id, err)
+	}
+	return s.readTable(dir)
 }
 
 // Sources returns a table and the bytes of its files, in the order of Files,

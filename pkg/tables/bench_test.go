@@ -54,9 +54,31 @@ var shapes = []struct {
 			return r
 		})
 	}},
+	{"sections", func(n int) *policy.Policy { // few rules in many sections, none of the top level's
+		return withSections(allow(n, func(i int) policy.Rule { return withPorts(rule(v4(i), 32), uint16(i), 6) }), 50, 10)
+	}},
+	{"rulesections", func(n int) *policy.Policy { // all rules in sections, which all hold the same network
+		return withSections(allow(1, func(int) policy.Rule { return rule(v4(0), 8) }), 50, n/50)
+	}},
 	{"same", func(n int) *policy.Policy { // one rule n times
 		return allow(n, func(int) policy.Rule { return withPorts(rule(v4(0), 8), 443, 6) })
 	}},
+}
+
+// withSections adds sections that each allow some addresses of its own, and
+// 0.0.0.0/0 on some ports that the others allow too.
+func withSections(p *policy.Policy, sections, rules int) *policy.Policy {
+	for k := range sections {
+		s := policy.Process{User: []uint32{uint32(k)}, Command: []string{"sh"}}
+		wide := withPorts(rule(v4(0), 0), 0, 6)
+		wide.Ports.Last = uint16(1000 + k)
+		s.Allow = append(s.Allow, wide)
+		for i := range rules {
+			s.Allow = append(s.Allow, withPorts(rule(v4(k*rules+i), 32), uint16(i), 6))
+		}
+		p.Processes = append(p.Processes, s)
+	}
+	return p
 }
 
 func allow(n int, make func(i int) policy.Rule) *policy.Policy {
@@ -109,6 +131,10 @@ func TestScale(t *testing.T) {
 		}
 		check(t, tables)
 		t.Logf("%s: %v, %d prefixes, %d intervals", shape.name, took, len(tables.Prefixes), len(tables.Intervals))
+		// A rule is in the view of its own level, and a section's in that of all.
+		if most := 2*len(p.Rules()) + 2*(len(p.Processes)+2); len(tables.Prefixes) > most {
+			t.Errorf("%s: %d prefixes of %d rules", shape.name, len(tables.Prefixes), len(p.Rules()))
+		}
 		if took > 5*time.Second {
 			t.Errorf("%s: 100,000 rules took %v", shape.name, took)
 		}
@@ -139,7 +165,7 @@ func BenchmarkLookup(b *testing.B) {
 		}
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			for i := 0; b.Loop(); i++ {
-				tables.Lookup(v4(i%n), 6, uint16(i%n))
+				tables.Lookup(v4(i%n), 6, uint16(i%n), ViewTop)
 			}
 		})
 	}

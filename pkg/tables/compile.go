@@ -3,6 +3,7 @@
 package tables
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -23,19 +24,21 @@ const (
 // ErrTooBig is wrapped by Compile's error for a policy that its tables can't hold.
 var ErrTooBig = errors.New("policy is too big")
 
-// ruleAt is a rule at one of its prefixes.
+// ruleAt is a rule at one of its prefixes: which one of which group.
 type ruleAt struct {
 	key
-	rule uint32
+	group, rule uint32
 }
 
-// Compile turns the top-level rules of a policy and its sources into tables.
+// Compile turns a policy's rules, its sources and what its sections match into
+// tables.
 //
 // A policy that p.Unsupported names is refused with that error: without its
-// [[process]] sections and domain rules it would mean something else. A policy
-// that needs more than 2^30 rules or 2^24 intervals is refused with ErrTooBig.
-// What policy's parser never makes (a rule without destination, an IPv6 prefix
-// within ::ffff:0:0/96) is an error as well, and never a table without it.
+// domain rules it would mean something else. A policy that needs more than 2^30
+// rules, 2^24 intervals or 2^16 matches, or has more than 256 sections, is
+// refused with ErrTooBig. What policy's parser never makes (a rule without
+// destination, an IPv6 prefix within ::ffff:0:0/96, a command that no process
+// can have) is an error as well, and never a table without it.
 func Compile(p *policy.Policy) (*Tables, error) {
 	t, err := compile(p, maxIntervals)
 	if err != nil {
@@ -48,11 +51,11 @@ func compile(p *policy.Policy, limit int) (*Tables, error) {
 	if err := p.Unsupported(); err != nil {
 		return nil, err
 	}
-	if n := len(p.Deny) + len(p.Allow); n > maxRules {
-		return nil, fmt.Errorf("%w: %d rules, at most %d", ErrTooBig, n, maxRules)
+	all := groups(p)
+	if last := &all[len(all)-1]; last.number+last.len() > maxRules {
+		return nil, fmt.Errorf("%w: %d rules, at most %d", ErrTooBig, last.number+last.len(), maxRules)
 	}
-	c := compiler{policy: p, lists: newLists(limit)}
-	at, err := c.place()
+	matches, err := compileMatches(p.Processes)
 	if err != nil {
 		return nil, err
 	}
@@ -60,57 +63,50 @@ func compile(p *policy.Policy, limit int) (*Tables, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.prefixes(at); err != nil {
+	c := compiler{lists: newLists(limit)}
+	if err := c.views(all); err != nil {
 		return nil, err
 	}
-	return &Tables{Prefixes: c.out, Intervals: c.lists.intervals, Sources: sources}, nil
+	return &Tables{Prefixes: c.out, Intervals: c.lists.intervals, Sources: sources, Matches: matches}, nil
 }
 
 type compiler struct {
-	policy *policy.Policy
-	lists  *lists
-	out    []Prefix
+	lists *lists
+	out   []Prefix
 
 	// Scratch, kept from prefix to prefix.
-	heap      spanHeap
-	spans     []span
-	own, both []Interval
-}
-
-// rule is policy.Rules()[i] without the copy of them all, and the verdict where
-// it decides.
-func (c *compiler) rule(i int) (*policy.Rule, Verdict) {
-	if n := len(c.policy.Deny); i >= n {
-		return &c.policy.Allow[i-n], Verdict(i)<<2 | Allow
-	}
-	return &c.policy.Deny[i], Verdict(i)<<2 | Deny
+	heap           spanHeap
+	spans          []span
+	own, both, all []Interval
 }
 
 // place gives every rule its prefixes and sorts them; the rules at a prefix
-// ascend by number.
-func (c *compiler) place() ([]ruleAt, error) {
-	n := len(c.policy.Deny) + len(c.policy.Allow)
+// ascend by group, then by number.
+func place(groups []group) ([]ruleAt, error) {
+	n := 0
+	for i := range groups {
+		n += groups[i].len()
+	}
 	at := make([]ruleAt, 0, n+2)
-	for i := range n {
-		rule, _ := c.rule(i)
-		switch dest := &rule.Dest; {
-		case dest.Any && !dest.Prefix.IsValid() && dest.Domain == "":
-			at = append(at, ruleAt{key{}, uint32(i)}, ruleAt{mapped, uint32(i)})
-		case dest.Prefix.IsValid() && !dest.Any && dest.Domain == "":
-			k, err := mapPrefix(dest.Prefix)
-			if err != nil {
-				return nil, fmt.Errorf("rule %q: %w", rule.Text, err)
+	for g := range groups {
+		for i := range groups[g].len() {
+			rule, _ := groups[g].rule(i)
+			switch dest := &rule.Dest; {
+			case dest.Any && !dest.Prefix.IsValid() && dest.Domain == "":
+				at = append(at, ruleAt{key{}, uint32(g), uint32(i)}, ruleAt{mapped, uint32(g), uint32(i)})
+			case dest.Prefix.IsValid() && !dest.Any && dest.Domain == "":
+				k, err := mapPrefix(dest.Prefix)
+				if err != nil {
+					return nil, fmt.Errorf("rule %q: %w", rule.Text, err)
+				}
+				at = append(at, ruleAt{k, uint32(g), uint32(i)})
+			default:
+				return nil, fmt.Errorf("rule %q: not one destination", rule.Text)
 			}
-			at = append(at, ruleAt{k, uint32(i)})
-		default:
-			return nil, fmt.Errorf("rule %q: not one destination", rule.Text)
 		}
 	}
 	slices.SortFunc(at, func(a, b ruleAt) int {
-		if c := a.compare(b.key); c != 0 {
-			return c
-		}
-		return int(a.rule) - int(b.rule)
+		return cmp.Or(a.compare(b.key), cmp.Compare(a.group, b.group), cmp.Compare(a.rule, b.rule))
 	})
 	return at, nil
 }
@@ -124,71 +120,16 @@ func mapPrefix(p netip.Prefix) (key, error) {
 	return k, nil
 }
 
-// prefixes walks the sorted prefixes and keeps the chain of those that cover
-// the one at hand, with their complete lists.
-func (c *compiler) prefixes(at []ruleAt) error {
-	type covering struct {
-		key
-		list ref
-	}
-	var chain []covering
-	c.out = make([]Prefix, 0, len(at)+2)
-
-	visit := func(k key, here []ruleAt) error {
-		for len(chain) > 0 && !chain[len(chain)-1].covers(k) {
-			chain = chain[:len(chain)-1]
-		}
-		root := k.bits == 0 || k == mapped
-		var above ref // the zero ref: no rule
-		if !root {
-			above = chain[len(chain)-1].list
-		}
-		list, err := c.complete(above, here)
-		if err != nil {
-			return err
-		}
-		chain = append(chain, covering{k, list})
-		if root || list != above {
-			c.out = append(c.out, list.prefix(k))
-		}
-		return nil
-	}
-
-	// The two roots are visited in their place whether or not a rule stands there.
-	roots := []key{{}, mapped}
-	for len(at) > 0 || len(roots) > 0 {
-		if len(at) == 0 || len(roots) > 0 && roots[0].compare(at[0].key) < 0 {
-			if err := visit(roots[0], nil); err != nil {
-				return err
-			}
-			roots = roots[1:]
-			continue
-		}
-		k, n := at[0].key, 1
-		for n < len(at) && at[n].key == k {
-			n++
-		}
-		if err := visit(k, at[:n]); err != nil {
-			return err
-		}
-		at = at[n:]
-		if len(roots) > 0 && roots[0] == k {
-			roots = roots[1:]
-		}
-	}
-	return nil
-}
-
-// complete makes the list of a prefix from the rules that stand at it and the
-// list of the prefix above it.
-func (c *compiler) complete(above ref, here []ruleAt) (ref, error) {
+// complete makes the list of a group at a prefix from its rules that stand there
+// and its list at the prefix above.
+func (c *compiler) complete(above ref, g *group, here []ruleAt) (ref, error) {
 	c.spans = c.spans[:0]
 	for _, r := range here {
-		rule, verdict := c.rule(int(r.rule))
+		rule, verdict := g.rule(int(r.rule))
 		c.spans = appendSpans(c.spans, rule, verdict)
 	}
 	c.own = c.heap.flatten(c.own[:0], c.spans)
-	c.both = overlay(c.both[:0], c.lists.at(above), c.own)
+	c.both = merge(c.both[:0], c.lists.at(above), c.own, better)
 	return c.lists.intern(c.both)
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -16,6 +17,7 @@ import (
 )
 
 // rules makes a policy of lines like "deny 10.0.0.0/8:443/tcp" and "source ::/0".
+// Rules behind a line like "section command=curl user=0,1000" are that section's.
 func rules(tb testing.TB, lines ...string) *policy.Policy {
 	tb.Helper()
 	p := &policy.Policy{Name: "test"}
@@ -25,17 +27,51 @@ func rules(tb testing.TB, lines ...string) *policy.Policy {
 			p.Source = append(p.Source, netip.MustParsePrefix(text))
 			continue
 		}
+		if word == "section" {
+			p.Processes = append(p.Processes, section(tb, text))
+			continue
+		}
 		r, err := policy.ParseRule(text, word == "deny")
 		if err != nil {
 			tb.Fatal(err)
 		}
+		deny, allow := &p.Deny, &p.Allow
+		if n := len(p.Processes); n > 0 {
+			deny, allow = &p.Processes[n-1].Deny, &p.Processes[n-1].Allow
+		}
 		if r.Deny {
-			p.Deny = append(p.Deny, r)
+			*deny = append(*deny, r)
 		} else {
-			p.Allow = append(p.Allow, r)
+			*allow = append(*allow, r)
 		}
 	}
 	return p
+}
+
+func section(tb testing.TB, text string) (s policy.Process) {
+	tb.Helper()
+	for field := range strings.FieldsSeq(text) {
+		key, list, _ := strings.Cut(field, "=")
+		for value := range strings.SplitSeq(list, ",") {
+			id, err := strconv.ParseUint(value, 10, 32)
+			switch key {
+			case "command":
+				s.Command, err = append(s.Command, value), nil
+			case "exe":
+				s.Exe, err = append(s.Exe, value), nil
+			case "user":
+				s.User = append(s.User, uint32(id))
+			case "group":
+				s.Group = append(s.Group, uint32(id))
+			default:
+				err = errors.New("no such key")
+			}
+			if err != nil {
+				tb.Fatal(field, err)
+			}
+		}
+	}
+	return s
 }
 
 // mustCompile compiles twice and checks what holds for all tables.
@@ -55,18 +91,18 @@ func mustCompile(tb testing.TB, p *policy.Policy) *Tables {
 // check checks what the docs of the types promise.
 func check(tb testing.TB, t *Tables) {
 	tb.Helper()
-	roots := 0
+	roots := map[uint32]int{}
 	used := map[uint32]uint32{}
 	for i, p := range t.Prefixes {
 		k := p.key()
-		if i > 0 && t.Prefixes[i-1].key().compare(k) >= 0 {
+		if i > 0 && (t.Prefixes[i-1].View > p.View || t.Prefixes[i-1].View == p.View && t.Prefixes[i-1].key().compare(k) >= 0) {
 			tb.Fatalf("prefix %v is not behind %v", p, t.Prefixes[i-1])
 		}
 		if k.cut(int(k.bits)) != k {
 			tb.Fatalf("prefix %v has host bits", p)
 		}
 		if k == mapped || k == (key{}) {
-			roots++
+			roots[p.View]++
 		}
 		if p.Count == 0 {
 			if p.Offset != 0 {
@@ -80,9 +116,12 @@ func check(tb testing.TB, t *Tables) {
 		}
 		used[p.Offset] = p.Count
 	}
-	if roots != 2 {
-		tb.Fatal("::/0 or ::ffff:0:0/96 has no entry")
+	for view, n := range roots {
+		if n != 2 {
+			tb.Fatalf("view %d: ::/0 or ::ffff:0:0/96 has no entry", view)
+		}
 	}
+	checkMatches(tb, t.Matches, len(roots))
 
 	// Lists lie side by side, are well formed, and each is there once.
 	next := uint32(0)
@@ -121,6 +160,35 @@ func check(tb testing.TB, t *Tables) {
 				tb.Fatalf("source %v is not behind %v", a, t.Sources[i-1])
 			}
 		}
+	}
+}
+
+func checkMatches(tb testing.TB, matches []Match, views int) {
+	tb.Helper()
+	if len(matches) == 0 {
+		if views != 1 {
+			tb.Fatalf("%d views without sections", views)
+		}
+		return
+	}
+	without := map[MatchKind]Sections{}
+	for i, m := range matches {
+		if i > 0 && matches[i-1].compare(m) >= 0 {
+			tb.Fatalf("match %+v is not behind %+v", m, matches[i-1])
+		}
+		if any, ok := without[m.Kind]; m.Any == ok || !m.Any && any == m.Sections {
+			tb.Fatalf("match %+v", m)
+		} else if m.Any {
+			without[m.Kind] = m.Sections
+		}
+		for k := views - 2; k < policy.MaxSections; k++ {
+			if m.Sections[k/64]>>(k%64)&1 != 0 {
+				tb.Fatalf("match %+v of %d sections", m, views-2)
+			}
+		}
+	}
+	if len(without) != kinds {
+		tb.Fatalf("matches without keys: %v", without)
 	}
 }
 
@@ -163,7 +231,15 @@ func TestCompileRefuses(t *testing.T) {
 	anyPort := policy.AllPorts
 	for want, p := range map[string]*policy.Policy{
 		"domain names are not supported by this version": rules(t, "allow 10.0.0.1", "allow api.github.com:443"),
-		"[[process]] is not supported by this version":   {Processes: []policy.Process{{}}},
+		`command "": not a task's name`:                  rules(t, "section command="),
+		`command "1234567890123456": not a task's name`:  rules(t, "section command=sh,1234567890123456"),
+		"command \"a\\x00\": not a task's name":          rules(t, "section command=a\x00"),
+		`exe "curl": not an absolute path`:               rules(t, "section exe=curl"),
+		"exe \"/a\\x00\": not an absolute path":          rules(t, "section exe=/a\x00"),
+		"ID 4294967295: nobody has it":                   rules(t, "section group=4294967295"),
+		"257 [[process]] sections, at most 256":          {Processes: make([]policy.Process, 257)},
+		`rule "w": not one destination`:                  {Processes: []policy.Process{{Allow: []policy.Rule{{Ports: anyPort, Text: "w"}}}}},
+		`rule "example.com": domain names`:               rules(t, "section user=1", "allow example.com"),
 		`rule "x": not one destination`:                  {Allow: []policy.Rule{{Ports: anyPort, Text: "x"}}},
 		`rule "y": not one destination`:                  {Deny: []policy.Rule{{Ports: anyPort, Text: "y", Dest: policy.Dest{Any: true, Prefix: netip.MustParsePrefix("::/0")}}}},
 		`rule "z": ::ffff:10.0.0.0/104 is a mapped`:      {Allow: []policy.Rule{{Ports: anyPort, Text: "z", Dest: policy.Dest{Prefix: netip.MustParsePrefix("::ffff:10.0.0.0/104")}}}},
@@ -196,6 +272,21 @@ func TestCompileTooBig(t *testing.T) {
 	}
 	if tables, err := compile(p, need-1); tables != nil || !errors.Is(err, ErrTooBig) {
 		t.Errorf("limit %d: %v", need-1, err)
+	}
+}
+
+// TestCompileManyValues: the limit on what sections can name.
+func TestCompileManyValues(t *testing.T) {
+	p := rules(t, "section user=0", "allow *")
+	for id := range maxMatches - kinds - 1 {
+		p.Processes[0].User = append(p.Processes[0].User, uint32(id+1))
+	}
+	if n := len(mustCompile(t, p).Matches); n != maxMatches {
+		t.Errorf("%d matches", n)
+	}
+	p.Processes[0].Command = []string{"sh"}
+	if tables, err := Compile(p); tables != nil || !errors.Is(err, ErrTooBig) || !strings.Contains(err.Error(), "65533 commands, files, users and groups, at most 65532") {
+		t.Error(err)
 	}
 }
 

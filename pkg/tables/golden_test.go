@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/bouheki/bouheki/pkg/policy"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -49,12 +51,20 @@ func TestGolden(t *testing.T) {
 
 // dump shows all of the tables: prefixes with a verdict or "OFFSET+COUNT",
 // intervals as "OFFSET PROTOCOL/PORT VERDICT".
+// Before the prefixes of a section and of all sections stands whose they are.
 func dump(t *Tables) string {
 	var b strings.Builder
 	for _, p := range t.Prefixes {
 		what := say(p.Verdict)
 		if p.Count > 0 {
 			what = fmt.Sprintf("%d+%d", p.Offset, p.Count)
+		}
+		switch p.View {
+		case ViewTop:
+		case ViewUnknown:
+			b.WriteString("unknown ")
+		default:
+			fmt.Fprintf(&b, "section %d ", p.View-SectionView(0))
 		}
 		fmt.Fprintf(&b, "prefix %s %s\n", hex(p.Addr, p.Bits), what)
 	}
@@ -64,7 +74,31 @@ func dump(t *Tables) string {
 	for _, s := range t.Sources {
 		fmt.Fprintf(&b, "source %s\n", hex(s.Addr, s.Bits))
 	}
+	for _, m := range t.Matches {
+		value := m.Command + m.Exe
+		if m.Kind == User || m.Kind == Group {
+			value = fmt.Sprint(m.ID)
+		}
+		if m.Any {
+			value = "any other"
+		}
+		fmt.Fprintf(&b, "%s %s: %s\n", [kinds]string{"command", "exe", "user", "group"}[m.Kind], value, m.Sections)
+	}
 	return b.String()
+}
+
+// String lists the sections.
+func (s Sections) String() string {
+	var list []string
+	for k := range policy.MaxSections {
+		if s[k/64]>>(k%64)&1 != 0 {
+			list = append(list, fmt.Sprint(k))
+		}
+	}
+	if len(list) == 0 {
+		return "none"
+	}
+	return strings.Join(list, " ")
 }
 
 func hex(addr [16]byte, bits uint8) string {

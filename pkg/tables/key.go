@@ -79,8 +79,8 @@ func (k key) addr() (a [16]byte) {
 	return a
 }
 
-// longest finds the longest prefix that covers the address.
-func (t *Tables) longest(dst netip.Addr) (Prefix, bool) {
+// longest finds the longest prefix of a view that covers the address.
+func (t *Tables) longest(dst netip.Addr, view uint32) (Prefix, bool) {
 	if !dst.IsValid() {
 		return Prefix{}, false
 	}
@@ -88,11 +88,13 @@ func (t *Tables) longest(dst netip.Addr) (Prefix, bool) {
 	// sorts before it does not cover it, none longer than what the two have in
 	// common does: so cut the key to that and look again.
 	for k := addrKey(dst); ; {
-		i, found := slices.BinarySearchFunc(t.Prefixes, k, func(p Prefix, k key) int { return p.key().compare(k) })
+		i, found := slices.BinarySearchFunc(t.Prefixes, k, func(p Prefix, k key) int {
+			return cmp.Or(cmp.Compare(p.View, view), p.key().compare(k))
+		})
 		if found {
 			return t.Prefixes[i], true
 		}
-		if i == 0 {
+		if i == 0 || t.Prefixes[i-1].View != view {
 			return Prefix{}, false
 		}
 		last := t.Prefixes[i-1].key()

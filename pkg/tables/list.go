@@ -91,9 +91,9 @@ func (h *spanHeap) Pop() any {
 	return last
 }
 
-// overlay appends to out the list in which each key has the better verdict of
-// the two lists.
-func overlay(out, a, b []Interval) []Interval {
+// merge appends to out the list that has at each key what pick makes of the
+// verdicts of the two lists.
+func merge(out, a, b []Interval, pick func(a, b Verdict) Verdict) []Interval {
 	var va, vb Verdict
 	for len(a) > 0 || len(b) > 0 {
 		var at uint32
@@ -108,15 +108,23 @@ func overlay(out, a, b []Interval) []Interval {
 		if len(b) > 0 && b[0].Start == at {
 			vb, b = b[0].Verdict, b[1:]
 		}
-		out = appendStep(out, at, better(va, vb))
+		out = appendStep(out, at, pick(va, vb))
 	}
 	return out
 }
 
 // better is the verdict of the rule with the smaller number: all deny rules
-// come before the first that allows.
+// of a list come before the first that allows.
 func better(a, b Verdict) Verdict {
 	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
+}
+
+// bothAllow is the first verdict if it does not allow, else the second.
+func bothAllow(a, b Verdict) Verdict {
+	if a.Allowed() {
 		return b
 	}
 	return a
@@ -137,8 +145,8 @@ type ref struct {
 	verdict       Verdict
 }
 
-func (r ref) prefix(k key) Prefix {
-	return Prefix{Addr: k.addr(), Bits: k.bits, Offset: r.offset, Count: r.count, Verdict: r.verdict}
+func (r ref) prefix(view uint32, k key) Prefix {
+	return Prefix{View: view, Addr: k.addr(), Bits: k.bits, Offset: r.offset, Count: r.count, Verdict: r.verdict}
 }
 
 // lists holds every list once.

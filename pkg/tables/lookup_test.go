@@ -3,6 +3,7 @@
 package tables
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -11,53 +12,27 @@ import (
 	"github.com/bouheki/bouheki/pkg/policy"
 )
 
-// want judges a destination straight from the rules, one bit and one rule after
-// the other: it shares no code with Compile, and none with policy either.
-func want(p *policy.Policy, dst netip.Addr, proto uint8, port uint16) Verdict {
-	for i := range p.Deny {
-		if speaks(&p.Deny[i], dst, proto, port) {
-			return Verdict(i)*4 + 2
-		}
-	}
-	for i := range p.Allow {
-		if speaks(&p.Allow[i], dst, proto, port) {
-			return Verdict(len(p.Deny)+i)*4 + 1
-		}
-	}
-	return 0
-}
-
-func speaks(r *policy.Rule, dst netip.Addr, proto uint8, port uint16) bool {
-	if !r.Dest.Any {
-		a, b := r.Dest.Prefix.Addr().AsSlice(), dst.AsSlice()
-		if len(a) != len(b) {
-			return false
-		}
-		for bit := range r.Dest.Prefix.Bits() {
-			if (a[bit/8]^b[bit/8])&(0x80>>(bit%8)) != 0 {
-				return false
-			}
-		}
-	}
-	if len(r.Protos) > 0 && !slices.Contains(r.Protos, proto) {
-		return false
-	}
-	all := r.Ports == policy.Ports{First: 0, Last: 65535}
-	ported := slices.Contains([]uint8{6, 17, 33, 132, 136}, proto)
-	return all || ported && r.Ports.First <= port && port <= r.Ports.Last
-}
-
-// compare compares Lookup with both opinions.
-func compare(tb testing.TB, p *policy.Policy, t *Tables, dst netip.Addr, proto uint8, port uint16) {
+// compare compares Section and Lookup with both opinions.
+func compare(tb testing.TB, p *policy.Policy, t *Tables, dst netip.Addr, proto uint8, port uint16, who policy.Who) {
 	tb.Helper()
-	got, expected := t.Lookup(dst, proto, port), want(p, dst, proto, port)
-	allowed, _, rule := p.Match(dst, proto, port)
+	section := sectionOf(p, who)
+	if a, b := t.Section(who), p.Section(who); a != max(section, none) || b != max(section, none) {
+		for i, s := range p.Processes {
+			tb.Logf("%d: %q %q %d %d", i, s.Command, s.Exe, s.User, s.Group)
+		}
+		tb.Fatalf("%+v: tables say section %d, policy %d; keys say %d", who, a, b, section)
+	}
+	got, expected := t.Lookup(dst, proto, port, viewOf(section)), want(p, dst, proto, port, section)
+	allowed, _, rule := p.Match(dst, proto, port, who)
 	if got != expected || got.Allowed() != allowed || got.Rule() != rule {
 		for i, r := range p.Rules() {
 			tb.Logf("%d: deny %v, %+v, protocols %v, ports %v", i, r.Deny, r.Dest, r.Protos, r.Ports)
 		}
-		tb.Fatalf("%v protocol %d port %d: tables say rule %d, allowed %v; rules say rule %d, allowed %v; policy.Match says rule %d, allowed %v",
-			dst, proto, port, got.Rule(), got.Allowed(), expected.Rule(), expected.Allowed(), rule, allowed)
+		for i, s := range p.Processes {
+			tb.Logf("section %d: %d deny, %d allow", i, len(s.Deny), len(s.Allow))
+		}
+		tb.Fatalf("%v protocol %d port %d, section %d: tables say rule %d, allowed %v; rules say rule %d, allowed %v; policy.Match says rule %d, allowed %v",
+			dst, proto, port, section, got.Rule(), got.Allowed(), expected.Rule(), expected.Allowed(), rule, allowed)
 	}
 }
 
@@ -118,15 +93,52 @@ func randomPort(r *rand.Rand) uint16 {
 
 func randomPolicy(r *rand.Rand) *policy.Policy {
 	p := &policy.Policy{Name: "random"}
-	for range r.IntN(6) {
-		rule := randomRule(r)
-		rule.Deny = true
-		p.Deny = append(p.Deny, rule)
-	}
-	for range r.IntN(12) {
-		p.Allow = append(p.Allow, randomRule(r))
+	p.Deny, p.Allow = randomRules(r, r.IntN(6), true), randomRules(r, r.IntN(12), false)
+	for range max(0, r.IntN(8)-3) {
+		p.Processes = append(p.Processes, policy.Process{
+			Command: some(r, commands), Exe: some(r, exes), User: some(r, ids), Group: some(r, ids),
+			// Few denies and many wide allows, so that all sections have something in common.
+			Deny: randomRules(r, r.IntN(3), true), Allow: randomRules(r, r.IntN(12), false),
+		})
+		if s := &p.Processes[len(p.Processes)-1]; r.IntN(3) == 0 {
+			s.Allow = append(s.Allow, policy.Rule{Dest: policy.Dest{Any: true}, Ports: policy.AllPorts})
+		}
 	}
 	return p
+}
+
+func randomRules(r *rand.Rand, n int, deny bool) (rules []policy.Rule) {
+	for range n {
+		rule := randomRule(r)
+		rule.Deny = deny
+		rules = append(rules, rule)
+	}
+	return rules
+}
+
+var (
+	commands = []string{"sh", "curl", "fifteen-bytes-x"}
+	exes     = []string{"/bin/sh", "/usr/bin/curl", "/usr/bin/sh"}
+	ids      = []uint32{0, 1, 1000, 1<<32 - 2}
+)
+
+// some picks none (half of the time), one or two.
+func some[T any](r *rand.Rand, of []T) (picked []T) {
+	for range max(0, r.IntN(4)-1) {
+		picked = append(picked, of[r.IntN(len(of))])
+	}
+	return picked
+}
+
+// randomWho is a sender, most of the time one that sections list.
+func randomWho(r *rand.Rand) policy.Who {
+	id := func() uint32 { return []uint32{0, 1, 1000, 1<<32 - 2, 1<<32 - 1, 7}[r.IntN(6)] }
+	return policy.Who{
+		Known:   r.IntN(4) > 0,
+		Command: []string{"sh", "curl", "fifteen-bytes-x", "", "nc"}[r.IntN(5)],
+		Exe:     []string{"/bin/sh", "/usr/bin/curl", "/usr/bin/sh", ""}[r.IntN(4)],
+		User:    id(), Group: id(),
+	}
 }
 
 // borders are the first and the last address of a prefix and their neighbours.
@@ -151,6 +163,7 @@ func TestLookupRandom(t *testing.T) {
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
 	policies, flows := 3000, 0
+	seen := map[string]int{}
 	if testing.Short() {
 		policies = 300
 	}
@@ -170,11 +183,20 @@ func TestLookupRandom(t *testing.T) {
 			if dst.Is4In6() { // next to an IPv6 border; on the wire it is malformed
 				dst = dst.Unmap()
 			}
-			compare(t, p, tables, dst, protos[r.IntN(len(protos))], ports[r.IntN(len(ports))])
+			proto, port, who := protos[r.IntN(len(protos))], ports[r.IntN(len(ports))], randomWho(r)
+			compare(t, p, tables, dst, proto, port, who)
 			flows++
+			if len(p.Processes) > 1 {
+				section := sectionOf(p, who)
+				v := tables.Lookup(dst, proto, port, viewOf(section))
+				seen[fmt.Sprintf("section %d, action %d", min(section, 1), v&3)]++
+			}
 		}
 	}
-	t.Logf("%d policies, %d flows", policies, flows)
+	t.Logf("%d policies, %d flows; with sections: %v", policies, flows, seen)
+	if len(seen) != 4*3 { // unknown, none, the first, another; each with every action
+		t.Errorf("not all was tried: %v", seen)
+	}
 }
 
 // TestLookupEveryKey compares every protocol and port of some policies.
@@ -190,8 +212,8 @@ func TestLookupEveryKey(t *testing.T) {
 				step = 1023 // a divisor of 65535
 			}
 			for port := 0; port < 65536; port += step {
-				if tables.Lookup(dst, uint8(proto), uint16(port)) != want(p, dst, uint8(proto), uint16(port)) {
-					compare(t, p, tables, dst, uint8(proto), uint16(port))
+				if tables.Lookup(dst, uint8(proto), uint16(port), ViewUnknown) != want(p, dst, uint8(proto), uint16(port), unknown) {
+					compare(t, p, tables, dst, uint8(proto), uint16(port), policy.Who{})
 				}
 			}
 		}
@@ -214,32 +236,33 @@ func TestLookupFamilies(t *testing.T) {
 	} {
 		tables := mustCompile(t, rules(t, rule))
 		for i, dst := range []netip.Addr{v4, v6, near} {
-			if got := tables.Lookup(dst, 6, 443).Allowed(); got != wanted[i] {
+			if got := tables.Lookup(dst, 6, 443, ViewTop).Allowed(); got != wanted[i] {
 				t.Errorf("%s: %v allowed: %v", rule, dst, got)
 			}
 		}
-		if got, mapped := tables.Lookup(v4, 6, 443), tables.Lookup(netip.AddrFrom16(v4.As16()), 6, 443); got != mapped {
+		if got, mapped := tables.Lookup(v4, 6, 443, ViewTop), tables.Lookup(netip.AddrFrom16(v4.As16()), 6, 443, ViewTop); got != mapped {
 			t.Errorf("%s: %v finds %v, mapped %v", rule, v4, got, mapped)
 		}
-		if got := tables.Lookup(netip.Addr{}, 6, 443); got != 0 {
+		if got := tables.Lookup(netip.Addr{}, 6, 443, ViewTop); got != 0 {
 			t.Errorf("%s: no address finds %v", rule, got)
 		}
 	}
-	if got := (&Tables{}).Lookup(v4, 6, 443); got != 0 {
+	if got := (&Tables{}).Lookup(v4, 6, 443, ViewTop); got != 0 {
 		t.Errorf("an empty table finds %v", got)
 	}
 	without := &Tables{Prefixes: []Prefix{{Addr: v6.As16(), Bits: 128, Verdict: Allow}}}
-	if got := without.Lookup(netip.MustParseAddr("2001:db8::2"), 6, 443); got != 0 {
+	if got := without.Lookup(netip.MustParseAddr("2001:db8::2"), 6, 443, ViewTop); got != 0 {
 		t.Errorf("a table without its roots finds %v", got)
 	}
 }
 
 // FuzzLookup makes rules and flows of bytes.
 func FuzzLookup(f *testing.F) {
-	f.Add([]byte("0123456789abcdef0123456789abcdef"), uint8(1))
-	f.Add([]byte{0, 0, 6, 0, 80, 0, 90, 7, 3, 17, 0, 0, 255, 255, 200, 128, 6, 1, 187, 1, 187}, uint8(0))
-	f.Add([]byte{255, 255, 255, 255, 255, 255, 255}, uint8(9))
-	f.Fuzz(func(t *testing.T, data []byte, denies uint8) {
+	f.Add([]byte("0123456789abcdef0123456789abcdef"), uint8(1), uint8(0))
+	f.Add([]byte("0123456789abcdef0123456789abcdef0123456789abcdef"), uint8(2), uint8(0x55))
+	f.Add([]byte{0, 0, 6, 0, 80, 0, 90, 7, 3, 17, 0, 0, 255, 255, 200, 128, 6, 1, 187, 1, 187}, uint8(0), uint8(0x21))
+	f.Add([]byte{255, 255, 255, 255, 255, 255, 255}, uint8(9), uint8(2))
+	f.Fuzz(func(t *testing.T, data []byte, denies, own uint8) {
 		type flow struct {
 			addr  netip.Addr
 			proto uint8
@@ -270,14 +293,34 @@ func FuzzLookup(f *testing.F) {
 				}
 			}
 		}
+		// The last rules are those of two sections, half of them denies.
+		cut := func(n int) (deny, allow []policy.Rule) {
+			n = min(n, len(all))
+			mine := all[len(all)-n:]
+			all = all[:len(all)-n]
+			for i := range mine[:n/2] {
+				mine[i].Deny = true
+			}
+			return mine[:n/2], mine[n/2:]
+		}
+		p := &policy.Policy{Name: "fuzz"}
+		for i, n := range []uint8{own & 15, own >> 4} {
+			if n > 0 {
+				s := policy.Process{User: []uint32{uint32(i)}}
+				s.Deny, s.Allow = cut(int(n))
+				p.Processes = append(p.Processes, s)
+			}
+		}
 		n := min(int(denies), len(all))
 		for i := range n {
 			all[i].Deny = true
 		}
-		p := &policy.Policy{Name: "fuzz", Deny: all[:n], Allow: all[n:]}
+		p.Deny, p.Allow = all[:n], all[n:]
 		tables := mustCompile(t, p)
 		for _, f := range flows {
-			compare(t, p, tables, f.addr, f.proto, f.port)
+			compare(t, p, tables, f.addr, f.proto, f.port, policy.Who{})
+			compare(t, p, tables, f.addr, f.proto, f.port, policy.Who{Known: true, User: 1})
+			compare(t, p, tables, f.addr, f.proto, f.port, policy.Who{Known: true})
 		}
 	})
 }

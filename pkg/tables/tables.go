@@ -10,20 +10,38 @@
 // smallest number in policy.Rules wins, and since these list every deny before
 // any allow, deny wins over allow whatever the prefix lengths.
 //
+// # Views
+//
+// A prefix belongs to a view: the top level's rules, one section's own, or those
+// of all sections at once. Each view is a table of its own, and what is said
+// here of prefixes holds in each. So a section costs what it says itself,
+// however long the top level is. Two views are asked for a packet: the top
+// level's, whose deny always holds, and the section's that stands in place of
+// its allow; the latter is ViewUnknown where the sender is not known, so that
+// every section has to allow. Lookup is that text as code.
+//
+// # Senders
+//
+// For each of the four keys of a section, a value has a set of sections: those
+// that list it and those without the key. A value that none lists has the set of
+// the latter, the key's Any. The sections that match a sender are what is in all
+// four sets, and the first of them holds. Section is that text as code.
+//
 // # Two families in one table
 //
 // IPv4 addresses are mapped to ::ffff:a.b.c.d. In such a table ::/0 covers every
 // IPv4 address, and a rule for it would let a container reach all of IPv4. So
 // ::ffff:0:0/96 always has an entry of its own, which takes nothing over from
 // the IPv6 prefixes around it. With it and ::/0, which is always there too,
-// every address finds an entry: one that finds none is a broken table.
+// every address finds an entry in every view: one that finds none is no rule.
 //
 // # Form
 //
 // The same rules give the same tables, byte for byte: prefixes are sorted by
-// address, then by length, and a list stands in Intervals once, where the first
-// prefix that uses it put it. A prefix that says what the next shorter one says
-// is left out.
+// view, by address, then by length, and a list stands in Intervals once, where
+// the first prefix that uses it put it. A prefix that says what the next shorter
+// one of its view says is left out. Matches are sorted by kind, Any first, then
+// by value.
 package tables
 
 import "net/netip"
@@ -52,6 +70,7 @@ func (v Verdict) Allowed() bool { return v&3 == Allow }
 
 // Prefix is an entry of the prefix table.
 type Prefix struct {
+	View uint32   // ViewTop, SectionView(k) or ViewUnknown
 	Addr [16]byte // network byte order, IPv4 as ::ffff:a.b.c.d; bits behind Bits are 0
 	Bits uint8    // 0 to 128, for IPv4 96 to 128
 
@@ -81,13 +100,29 @@ type Tables struct {
 	Prefixes  []Prefix
 	Intervals []Interval
 	Sources   []Source
+	Matches   []Match // empty iff the policy has no sections
 }
 
-// Lookup judges a destination as the kernel does: longest prefix, then the last
-// interval that starts at or below proto<<16|port. The port is in host byte
-// order, and 0 where the protocol has none.
-func (t *Tables) Lookup(dst netip.Addr, proto uint8, port uint16) Verdict {
-	p, ok := t.longest(dst)
+// Lookup judges a destination as the kernel does. The view is ViewTop for a
+// sender that is known and that no section matches, SectionView for one that a
+// section matches, ViewUnknown for one that is not known; without sections it
+// does not count. The port is in host byte order, and 0 where the protocol has
+// none.
+func (t *Tables) Lookup(dst netip.Addr, proto uint8, port uint16, view uint32) Verdict {
+	top := t.find(dst, proto, port, ViewTop)
+	switch {
+	case top&3 == Deny, view == ViewTop, len(t.Matches) == 0:
+		return top
+	case view == ViewUnknown && !top.Allowed():
+		return 0
+	}
+	return t.find(dst, proto, port, view)
+}
+
+// find looks a destination up in one view: longest prefix, then the last
+// interval that starts at or below proto<<16|port.
+func (t *Tables) find(dst netip.Addr, proto uint8, port uint16, view uint32) Verdict {
+	p, ok := t.longest(dst, view)
 	if !ok {
 		return 0
 	}

@@ -52,12 +52,12 @@ func newHouse(t *testing.T, allow, deny []string) *house {
 	t.Cleanup(func() { h.set.Close() })
 	h.generation, h.table = 1, 1
 	h.setup = datapath.Setup{
-		Subject: 1, Generation: h.generation, Netns: h.ContainerCookie, Cgroup: newCgroup(t),
+		Subject: 1, Generation: h.generation, Cgroup: newCgroup(t), Home: datapath.Home{Netns: h.ContainerCookie},
 		Layers: []datapath.Layer{{Table: h.table}},
 		Tables: map[uint32]*tables.Tables{h.table: compile(t, allow, deny)},
 		Walls: []datapath.Wall{{
 			At: datapath.Device{Netns: h.HostCookie, Index: uint32(h.HostEnd)}, Inside: datapath.Device{Netns: h.ContainerCookie, Index: uint32(h.Inside)},
-			MAC: h.MAC, IPv4: []netip.Addr{lab.Container4}, OnLink: []netip.Prefix{lab.OnLink6},
+			MAC: h.MAC, IPv4: []netip.Addr{lab.Container4}, IPv6: []netip.Addr{lab.Container6}, OnLink: []netip.Prefix{lab.OnLink6},
 			Enter: func(f func() error) error { return h.Do(h.Host, f) },
 		}},
 	}

@@ -34,6 +34,7 @@ const (
 	roleVariable = "BOUHEKI_ADVERSARY_ROLE"
 	sender       = "sender" // sends what standard input says, prints what came of it
 	lender       = "lender" // opens a datagram socket and hands it over
+	maker        = "maker"  // does what it is told, over and over: see member_test.go
 )
 
 // The descriptors of a process in a role.
@@ -119,11 +120,14 @@ func play(role string) error {
 			return err
 		}
 		return unix.Sendmsg(fdHandOver, []byte{1}, unix.UnixRights(fd), nil, 0)
+	case maker:
+		return obey(fdHandOver)
 	}
 	return fmt.Errorf("no role %q", role)
 }
 
-// message is something to send: a datagram, a connection or an echo request.
+// message is something to send: a datagram, a connection or an echo request, or one
+// of the attacks by its name.
 type message struct {
 	How   string // udp, tcp, ping
 	From  netip.Addr
@@ -150,6 +154,12 @@ func (m message) send() error {
 			return unix.Bind(fd, sockaddr(m.From, 0))
 		}, m.To)
 	}
+	for _, a := range attacks {
+		if a.name == m.How {
+			x.h = &house{Lab: &lab.Lab{}} // of another namespace: attacks by packet sockets need more
+			return a.run(x)
+		}
+	}
 	return fmt.Errorf("no way %q", m.How)
 }
 
@@ -157,7 +167,12 @@ func (m message) send() error {
 // that the house protects.
 func (h *house) inCgroup(t *testing.T, ns netns.NsHandle, role string, extra *os.File) *exec.Cmd {
 	t.Helper()
-	cgroup, err := os.Open(h.setup.Cgroup)
+	return inCgroup(t, h.setup.Cgroup, ns, role, extra)
+}
+
+func inCgroup(t *testing.T, path string, ns netns.NsHandle, role string, extra *os.File) *exec.Cmd {
+	t.Helper()
+	cgroup, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,8 +30,6 @@ var crossings = []crossing{
 	{title: "new flow, TCP (SYN), all over the list", place: placeOut, load: "open", cidrs: true, sizes: sizes, limit: 400},
 	{title: "new flow, UDP, all over the list", place: placeOut, load: "datagram", cidrs: true, sizes: sizes, limit: 400},
 	{title: "whole connections, mean packet", place: placeOut, load: "connect", sizes: sizes},
-	{title: "denied, TCP with its RST", place: placeOut, load: "refused", peer: denied4.String(), sizes: sizes},
-	{title: "denied, UDP with its ICMP", place: placeOut, load: "datagram", peer: denied4.String(), sizes: sizes[:1]},
 	{title: "inbound, bulk TCP (its ACKs)", place: placeIn, load: "bulk", sizes: sizes[:1]},
 	{title: "inbound, new connections", place: placeIn, load: "connect", back: true, sizes: sizes[:1]},
 	{title: "gate at the cgroup, bulk TCP", place: placeGate, load: "bulk", sizes: sizes[:1]},

@@ -40,7 +40,6 @@ var loads = map[string]func(w *worker, t task, c *clock) error{
 	"pingpong": (*worker).pingpong,
 	"open":     (*worker).opens,
 	"datagram": (*worker).datagrams,
-	"refused":  (*worker).refused,
 }
 
 func (w *worker) run(t task) (done, error) {
@@ -281,29 +280,6 @@ func (w *worker) opens(t task, c *clock) error {
 		unix.Close(fd)
 		if err != unix.EINPROGRESS {
 			return fmt.Errorf("SYN to %v: %w", to[n%len(to)], err)
-		}
-		n++
-	}
-}
-
-// refused tries to connect where the policy denies it.
-func (w *worker) refused(t task, c *clock) error {
-	addr, err := netip.ParseAddr(t.Peer)
-	if err != nil {
-		return err
-	}
-	n := 0
-	for {
-		more, err := c.more(func() (float64, error) { return float64(n), nil })
-		if !more {
-			return err
-		}
-		fd, err := dial(addr.String(), unix.SOCK_STREAM, 443)
-		if err == nil {
-			unix.Close(fd)
-		}
-		if err != unix.ECONNREFUSED {
-			return fmt.Errorf("connect to %v: %v, must be refused", addr, err)
 		}
 		n++
 	}

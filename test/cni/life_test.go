@@ -76,7 +76,7 @@ func (h *host) state() map[string]any {
 		delete(list[0], key)
 	}
 	for _, i := range list[0]["interfaces"].([]any) {
-		for _, key := range []string{"index", "host_index", "host_name", "mac", "ipv4", "on_link"} {
+		for _, key := range []string{"index", "host_index", "host_name", "mac", "ipv4", "ipv6", "on_link"} {
 			if _, ok := i.(map[string]any)[key]; !ok {
 				h.t.Errorf("an interface without %s: %v", key, i)
 			}

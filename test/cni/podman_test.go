@@ -26,7 +26,7 @@ func (h *host) podman(hook bool) {
 	}
 	if hook {
 		doc, err := json.Marshal(map[string]any{
-			"version": "1.0.0", "when": map[string]any{"always": true}, "stages": []string{"prestart", "poststop"},
+			"version": "1.0.0", "when": map[string]any{"always": true}, "stages": []string{"prestart", "poststart", "poststop"},
 			"hook": map[string]any{"path": filepath.Join(world.bin, "bouheki-hook"), "args": []string{"bouheki-hook", "--config", h.config}, "timeout": 10},
 		})
 		if err != nil {

@@ -51,7 +51,7 @@ func install(t *testing.T, lines ...string) *host {
 			"path": filepath.Join(world.bin, "bouheki-hook"), "args": []string{"bouheki-hook", "--config", h.config}, "timeout": 10,
 		},
 		"when":   map[string]any{"always": true},
-		"stages": []string{"prestart", "poststop"},
+		"stages": []string{"prestart", "poststart", "poststop"},
 	}
 	data, err := json.Marshal(hook)
 	if err != nil {

@@ -50,7 +50,6 @@ func TestRefusals(t *testing.T) {
 			"bad rule":            {nil, annotate("allow=10.0.0.1:99999"), []string{"10.0.0.1:99999"}},
 			"faulty floor":        {[]string{`floor = "faulty"`}, nil, []string{"faulty"}},
 			"domains":             {nil, annotate("policy=names"), []string{"not supported by this version"}},
-			"processes":           {nil, annotate("policy=sections"), []string{"not supported by this version"}},
 			"writable by others":  {nil, annotate("policy=loose"), []string{"loose"}},
 			"privileged":          {nil, append(annotate("policy=web"), "--privileged"), []string{"privileged"}},
 			"sys_admin":           {nil, append(annotate("policy=web"), "--cap-add", "SYS_ADMIN"), []string{"SYS_ADMIN"}},

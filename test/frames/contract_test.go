@@ -37,7 +37,7 @@ func TestTheSpecificationCallsEveryCaseWhatTheContractDoes(t *testing.T) {
 				}
 				p, got := policy.Dissect(c.Frames[0], false)
 				if got == policy.None {
-					got = policy.Evaluate(layers, ifc, p, policy.Raw, new(policy.Past), 0).Reason
+					got = policy.Evaluate(layers, ifc, p, policy.Raw, policy.Who{}, new(policy.Past), 0).Reason
 				}
 				if got.String() != c.Want {
 					t.Errorf("%v proto %d, %s: %q, want %q\n%x", o.Dst, o.Proto, c.Name, got, c.Want, c.Frames[0])

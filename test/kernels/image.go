@@ -18,8 +18,8 @@ import (
 // wanted are the modules of the devices and protocols that tests use; needed the ones that those may need, in the order in which they
 // need each other. A name of wanted must be a file or be built in.
 var (
-	needed = []string{"llc", "stp", "garp", "mrp", "libcrc32c", "udp_tunnel", "ip6_udp_tunnel"}
-	wanted = []string{"veth", "bridge", "8021q", "macvlan", "ipvlan", "dummy", "tun", "sctp"}
+	needed = []string{"llc", "stp", "garp", "mrp", "libcrc32c", "udp_tunnel", "ip6_udp_tunnel", "inet_diag"}
+	wanted = []string{"veth", "bridge", "8021q", "macvlan", "ipvlan", "dummy", "tun", "sctp", "tcp_diag", "udp_diag"}
 )
 
 // addTests builds the test binaries of the packages and adds them and their testdata.

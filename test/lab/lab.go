@@ -275,3 +275,11 @@ func BPFFS(t testing.TB) string {
 	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
 	return dir
 }
+
+// HostPids says whether the numbers of processes here are those that the kernel
+// itself uses: an event's are. In the pid namespace of a throw-away host they are not.
+func HostPids() bool {
+	const initial = 0xEFFFFFFC // PROC_PID_INIT_INO, include/linux/proc_ns.h
+	var st unix.Stat_t
+	return unix.Stat("/proc/self/ns/pid", &st) == nil && st.Ino == initial
+}

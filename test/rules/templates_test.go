@@ -41,7 +41,7 @@ func TestHookTemplate(t *testing.T) {
 	if len(file.When) != 1 || file.When["always"] != true {
 		t.Errorf("when: %v", file.When)
 	}
-	if !slices.Equal(file.Stages, []string{"prestart", "poststop"}) {
+	if !slices.Equal(file.Stages, []string{"prestart", "poststart", "poststop"}) {
 		t.Errorf("stages: %v", file.Stages)
 	}
 }

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Who speaks over a socket, and which [[process]] section of a policy that is
+ * (CONTRACT 3.2). The socket hooks write down who called; the wall reads it
+ * from the packet's socket. A sender that is not known gets what every section
+ * grants: VIEW_UNKNOWN.
+ */
+#pragma once
+#include "policy.h"
+
+#define PF_IO_WORKER 0x10 /* a thread of io_uring: it speaks for its process, under a name of its own */
+#define PF_KTHREAD 0x200000
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct speaker);
+} speakers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct match_key);
+	__type(value, struct match);
+} matches SEC(".maps");
+
+/*
+ * Who is calling. uid and gid are the effective ones, as files are opened with.
+ *
+ * A process may give itself another executable's name in a user namespace of
+ * its own (PR_SET_MM_MAP, CAP_CHECKPOINT_RESTORE there): exe is believed only
+ * in the container's.
+ */
+static __always_inline void who_calls(__u32 user_ns, struct who *w)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct mm_struct *mm = task->mm;
+	const struct cred *cred = task->cred;
+
+	__builtin_memset(w, 0, sizeof(*w));
+	if (task->flags & PF_KTHREAD)
+		return; /* the kernel, for somebody: MPTCP opens further subflows so */
+	w->flags = WHO_KNOWN;
+	w->pid = task->tgid;
+	w->uid = cred->euid.val;
+	w->gid = cred->egid.val;
+	if (task->flags & PF_IO_WORKER)
+		bpf_probe_read_kernel_str(w->comm, sizeof(w->comm), task->group_leader->comm);
+	else
+		bpf_get_current_comm(w->comm, sizeof(w->comm));
+	if (!mm || cred->user_ns->ns.inum != user_ns)
+		return;
+	w->inode = mm->exe_file->f_inode->i_ino;
+	w->device = mm->exe_file->f_inode->i_sb->s_dev;
+	w->flags |= WHO_EXE;
+}
+
+static __always_inline struct match *match_of(struct match_key *key)
+{
+	struct match *m = bpf_map_lookup_elem(&matches, key);
+
+	if (m)
+		return m;
+	key->kind |= MATCH_ANY;
+	__builtin_memset(key->value, 0, sizeof(key->value));
+	return bpf_map_lookup_elem(&matches, key);
+}
+
+/* The view of the first section that matches in all that it says, or VIEW_TOP. */
+static __noinline __u32 view_of(__u32 subject, __u32 table, const struct who *w)
+{
+	struct match_key key = { .subject = subject, .table = table };
+	struct match set, *m;
+
+	if (!(w->flags & WHO_KNOWN))
+		return VIEW_UNKNOWN;
+	key.kind = MATCH_COMMAND;
+	__builtin_memcpy(key.value, w->comm, sizeof(key.value));
+	m = match_of(&key);
+	if (!m)
+		return VIEW_UNKNOWN; /* nobody has said what matches: the table is not this container's */
+	set = *m;
+	key.kind = MATCH_USER;
+	__builtin_memset(key.value, 0, sizeof(key.value));
+	__builtin_memcpy(key.value, &w->uid, sizeof(w->uid));
+	m = match_of(&key);
+	if (!m)
+		return VIEW_UNKNOWN;
+	for (int i = 0; i < MAX_SECTIONS / 64; i++)
+		set.sections[i] &= m->sections[i];
+	key.kind = MATCH_GROUP;
+	__builtin_memset(key.value, 0, sizeof(key.value));
+	__builtin_memcpy(key.value, &w->gid, sizeof(w->gid));
+	m = match_of(&key);
+	if (!m)
+		return VIEW_UNKNOWN;
+	for (int i = 0; i < MAX_SECTIONS / 64; i++)
+		set.sections[i] &= m->sections[i];
+	key.kind = MATCH_EXE;
+	__builtin_memset(key.value, 0, sizeof(key.value));
+	if (w->flags & WHO_EXE) {
+		__builtin_memcpy(key.value, &w->inode, sizeof(w->inode));
+		__builtin_memcpy(key.value + 8, &w->device, sizeof(w->device));
+	}
+	m = match_of(&key);
+	if (!m)
+		return VIEW_UNKNOWN;
+	for (int i = 0; i < MAX_SECTIONS / 64; i++) {
+		__u64 possible = set.sections[i], certain = possible & m->sections[i];
+
+		/* What exe is can't be told, and the first section that matches in all else depends on it. */
+		if (!(w->flags & WHO_EXE) && possible && !(certain & (possible & -possible)))
+			return VIEW_UNKNOWN;
+		if (certain)
+			return 64 * i + __builtin_ctzll(certain) + 1;
+	}
+	return VIEW_TOP;
+}
+
+/* Chooses a known sender's view in each layer that has sections. */
+static __noinline void choose_views(struct stack *stack, __u32 subject, const struct who *w)
+{
+	for (__u32 i = 0; i < MAX_LAYERS; i++)
+		if (i < stack->layers && stack->view[i] == VIEW_UNKNOWN)
+			stack->view[i] = view_of(subject, stack->table[i], w);
+}
+
+/* Who spoke last over a socket. Two processes may share one: their names must not be mixed. */
+static __always_inline bool speaks(struct bpf_sock *sk, struct who *w)
+{
+	struct speaker *s = bpf_sk_storage_get(&speakers, sk, 0, 0);
+
+	if (!s)
+		return false;
+	bpf_spin_lock(&s->lock);
+	*w = s->who;
+	bpf_spin_unlock(&s->lock);
+	return true;
+}
+
+static __always_inline bool has_sections(const struct stack *stack)
+{
+	return stack->view[0] | stack->view[1] | stack->view[2];
+}
