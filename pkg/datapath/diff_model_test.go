@@ -4,6 +4,7 @@ package datapath
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"strings"
@@ -28,6 +29,21 @@ type model struct {
 	old         map[uint64]bool
 	stale       *judged // sent by a socket that a sequence before had closed: it tells nothing
 	spoil       spoil
+}
+
+// slotOf is the place of a tuple in the container's short memory (slot_of in bpf/track.h).
+func slotOf(t policy.Tuple) uint32 {
+	const recentSlots = memorySlots / 2
+	peer, local := t.Peer.As16(), t.Local.As16()
+	ports := uint64(t.PeerPort) | uint64(t.LocalPort)<<16 | uint64(t.Proto)<<32
+	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
+		ports = uint64(t.PeerPort)<<48 | uint64(t.LocalPort)<<32 | uint64(t.Proto)<<24
+	}
+	h := binary.NativeEndian.Uint64(peer[:8]) ^ binary.NativeEndian.Uint64(peer[8:])*0x9e3779b97f4a7c15 ^
+		binary.NativeEndian.Uint64(local[:8]) ^ binary.NativeEndian.Uint64(local[8:])*0xc2b2ae3d27d4eb4f ^ ports*0x165667b19e3779f9
+	h ^= h >> 29
+	h *= 0xbf58476d1ce4e5b9
+	return uint32(h>>40) & (recentSlots - 1)
 }
 
 // spoil makes the model err on purpose, to see that it is noticed.

@@ -18,14 +18,19 @@ const (
 // Past is what a container's packets in both directions have left behind: what
 // tells an answer from a packet of the container's own. The zero value is a
 // container that nothing came to yet. Unlike the kernel's tables it has no
-// size limit.
+// size limit unless Slot gives it one.
 //
 // Time is a duration since any fixed moment; it must not go backwards.
 type Past struct {
+	// Slot is the place that a tuple which is no evidence has in a table of a fixed
+	// size, where the last one of a place drives out the one before. Nil: no limit.
+	Slot func(Tuple) uint32
+
 	evidence  map[Tuple]evidence
 	recent    map[Tuple]time.Duration // exact tuples that came in and are no evidence
 	sockets   map[uint64]socket       // full TCP sockets of the container
 	fragments map[fragmentKey]firstFragment
+	slots     map[uint32]Tuple // what stands at each Slot
 }
 
 // evidence says who began a flow.
@@ -74,7 +79,7 @@ func (past *Past) Inbound(p Packet, now time.Duration) {
 		if p.TCPFlags&(tcpSYN|tcpACK|tcpRST|tcpFIN) == tcpSYN {
 			past.record(flow, in, now)
 		} else if p.TCPFlags&tcpRST == 0 {
-			set(&past.recent, flow, now)
+			past.note(flow, now)
 		}
 	case p.IsICMP():
 		if p.isEchoRequest() {
@@ -83,6 +88,18 @@ func (past *Past) Inbound(p Packet, now time.Duration) {
 	default:
 		past.record(flow, in, now)
 	}
+}
+
+// note takes note of a tuple that is no evidence.
+func (past *Past) note(flow Tuple, now time.Duration) {
+	if past.Slot != nil {
+		slot := past.Slot(flow)
+		if before := past.slots[slot]; before != flow {
+			delete(past.recent, before)
+		}
+		set(&past.slots, slot, flow)
+	}
+	set(&past.recent, flow, now)
 }
 
 // record makes evidence of a flow. A flow that is known keeps its direction:
