@@ -216,7 +216,7 @@ static __noinline int judge_at_loopback(struct __sk_buff *skb, const struct home
 	struct flow f = {};
 
 	if (read_addresses(skb, &f) &&
-	    (same_addr(f.src, f.dst) || is_local(netns, f.src) || is_own(netns_of_socket(skb), f.src)))
+	    (same_addr(f.src, f.dst) || is_local(netns, f.src) || is_own(netns_of_socket(skb), (const struct address *)f.src)))
 		return GATE_PASS;
 	if (!begin(home, &trip))
 		return GATE_DROP;
@@ -409,7 +409,7 @@ static __noinline int judge_call(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
 		if (answers_call(&trip, home, &t))
 			return GATE_PASS;
 	}
-	if (is_own(netns_of_caller(ctx), f->dst))
+	if (is_own(netns_of_caller(ctx), (const struct address *)f->dst))
 		return GATE_PASS; /* over lo */
 	count(trip.subject, &trip.v, 0);
 	record(f, &trip, &w);

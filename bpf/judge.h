@@ -119,7 +119,7 @@ static __noinline void disown(const struct flow *f, struct trip *trip)
  */
 static __noinline void look_at_source(struct flow *f, struct trip *trip)
 {
-	if ((!f->ipv6 && trip->ep) || is_own(netns_of_socket(trip->skb), f->src))
+	if ((!f->ipv6 && trip->ep) || is_own(netns_of_socket(trip->skb), (const struct address *)f->src))
 		return;
 	f->foreign = 1;
 	if (f->ipv6)

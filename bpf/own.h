@@ -70,17 +70,23 @@ static long look_at_own(__u32 step, struct own *o)
 	return o->found;
 }
 
-/* net is a struct net of the kernel's. */
-static __noinline bool is_own(__u64 net, const __u8 *addr)
+struct address {
+	__u8 bytes[16];
+};
+
+/* net is a struct net of the kernel's. Not static: the verifier reads it once, and not on every way to here. */
+__noinline int is_own(__u64 net, const struct address *addr)
 {
 	struct own o = {};
 
+	if (!addr)
+		return false;
 	/* A kernel without IPv6. */
-	if (!is_ipv4(addr) && !bpf_core_field_exists(((struct inet6_ifaddr *)0)->if_list))
+	if (!is_ipv4(addr->bytes) && !bpf_core_field_exists(((struct inet6_ifaddr *)0)->if_list))
 		return false;
 	o.end = net + bpf_core_field_offset(struct net, dev_base_head);
 	o.device = o.end;
-	__builtin_memcpy(o.addr, addr, 16);
+	__builtin_memcpy(o.addr, addr->bytes, 16);
 	bpf_loop(OWN_STEPS, look_at_own, &o, 0);
 	return o.found;
 }

@@ -68,13 +68,16 @@ static __always_inline struct match *match_of(struct match_key *key)
 	return bpf_map_lookup_elem(&matches, key);
 }
 
-/* The view of the first section that matches in all that it says, or VIEW_TOP. */
-static __noinline __u32 view_of(__u32 subject, __u32 table, const struct who *w)
+/*
+ * The view of the first section that matches in all that it says, or VIEW_TOP.
+ * Not static: the verifier reads it once, and not on every way to here.
+ */
+__noinline int view_of(__u32 subject, __u32 table, const struct who *w)
 {
 	struct match_key key = { .subject = subject, .table = table };
 	struct match set, *m;
 
-	if (!(w->flags & WHO_KNOWN))
+	if (!w || !(w->flags & WHO_KNOWN))
 		return VIEW_UNKNOWN;
 	key.kind = MATCH_COMMAND;
 	__builtin_memcpy(key.value, w->comm, sizeof(key.value));
@@ -120,11 +123,14 @@ static __noinline __u32 view_of(__u32 subject, __u32 table, const struct who *w)
 }
 
 /* Chooses a known sender's view in each layer that has sections. */
-static __noinline void choose_views(struct stack *stack, __u32 subject, const struct who *w)
+__noinline int choose_views(struct stack *stack, __u32 subject, const struct who *w)
 {
+	if (!stack)
+		return 0;
 	for (__u32 i = 0; i < MAX_LAYERS; i++)
 		if (i < stack->layers && stack->view[i] == VIEW_UNKNOWN)
 			stack->view[i] = view_of(subject, stack->table[i], w);
+	return 0;
 }
 
 /* Who spoke last over a socket. Two processes may share one: their names must not be mixed. */

@@ -417,11 +417,14 @@ enum housekeeping {
 };
 
 /* Without ep (at a cgroup) what the kernel's own sockets send is believed to be from and to where it says. */
-static __noinline enum housekeeping housekeeping(const struct flow *f, const struct endpoint *ep, enum sender sender)
+__noinline int housekeeping(const struct flow *f, const struct endpoint *ep, enum sender sender)
 {
-	__u8 type = f->icmp_type;
 	bool unnamed, nd, mld, igmp;
+	__u8 type;
 
+	if (!f)
+		return FORGED_HOUSEKEEPING;
+	type = f->icmp_type;
 	nd = f->ipv6 && f->proto == PROTO_ICMPV6 && type >= 133 && type <= 137;
 	mld = f->ipv6 && f->proto == PROTO_ICMPV6 && ((type >= 130 && type <= 132) || type == 143);
 	igmp = !f->ipv6 && f->proto == PROTO_IGMP;
