@@ -80,7 +80,7 @@ func setUpAttach(flags *pflag.FlagSet) action {
 			e.remark("%s: %s", done.Name, note)
 		}
 		if len(done.Absent) > 0 {
-			e.remark("%s: %s", done.Name, absent(done.Absent))
+			e.remark("%s: %s", done.Name, absent(done.Absent, []string{"attach"}))
 		}
 		return e.printf("attached %s: policy %s (bouheki detach %s undoes it)\n", clean(done.Name), clean(strings.Join(done.Policies, " + ")), clean(done.Name))
 	}

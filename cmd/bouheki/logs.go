@@ -22,23 +22,27 @@ the file of events goes.
 A line is an event: a packet, and how many more of its flow there were (count) since
 the flow's previous event, at most one a second:
 
-    TIME block addr=10.0.1.10 port=443 proto=tcp … container=web policy=web rule="deny 10.0.1.10" reason=denied
+    TIME block addr=10.0.1.10 port=443 proto=tcp comm=curl pid=24755 uid=0 … container=web policy=web rule="deny 10.0.1.10" reason=denied
 
-    block    it was dropped
+    block    it was dropped, or the call refused
     monitor  it passed, and would have been dropped in block mode
+    comm     the process that called: its name, which it chooses itself
+    pid      its number, as the host sees it
+    uid gid  its user and group, inside the container; gid only where it is another number
 
-or a container that was not let start, and why:
+or a container that was not let start, and why; or something to know about one that was:
 
     TIME refused stage=prestart container=web id=4c01db0b339c message="read policy \"web\": …"
+    TIME note stage=prestart container=web id=4c01db0b339c message="/opt/agent: its policy names it, …"
 
---json prints one object a line: for an event its keys as above, those that are not
-known left out; for a refusal
+--json prints one object a line: for an event its keys as above and gid always, those
+that are not known left out; for a refusal or a note
     {"time":…,"action":"refused","container":…,"id":…,"stage":…,"message":…}
 
 --since takes a time (2026-11-23T06:00:00Z) or how long ago (90s, 10m, 2h, 3d, 1d12h).
 
 -f goes on until it is interrupted (exit status 0). New events show within a quarter
-of a second, refusals within a second.
+of a second, refusals and notes within a second.
 `
 
 const (

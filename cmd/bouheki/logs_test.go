@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -219,6 +220,17 @@ func TestFollow(t *testing.T) {
 	out := stdout.String()
 	if strings.Count(out, "\n") != 5 || strings.Contains(out, "192.0.2.21") || stderr.String() != "" {
 		t.Errorf("stdout:\n%sstderr:\n%s", out, stderr.String())
+	}
+}
+
+// TestLogsHelp: help says what every kind of line is, and who the sender's keys are about.
+func TestLogsHelp(t *testing.T) {
+	o := install(t).run("logs", "--help")
+	words := strings.Fields(o.stdout)
+	for _, word := range []string{"block", "monitor", "refused", "note", "comm", "pid", "uid", "gid", "(count)"} {
+		if !slices.Contains(words, word) {
+			t.Errorf("not a word about %s:\n%s", word, o.stdout)
+		}
 	}
 }
 

@@ -174,8 +174,17 @@ func started(at, now time.Time) string {
 	return ago(now.Sub(at))
 }
 
-func absent(executables []string) string {
-	return strings.Join(executables, ", ") + ": its policy names it, and it was not there when the container started: no process matches it"
+// absent says what a policy names and what it holds does not have. via is who put it
+// under the policy.
+func absent(executables, via []string) string {
+	when := "the container started"
+	switch {
+	case slices.Contains(via, "attach"):
+		when = "it was attached"
+	case slices.Contains(via, "run"):
+		when = "the command started"
+	}
+	return strings.Join(executables, ", ") + ": its policy names it, and it was not there when " + when + ": no process matches it"
 }
 
 // notes says what there is to know about containers: what is not protected, and
@@ -184,7 +193,7 @@ func notes(list []enforce.Listed) string {
 	var b strings.Builder
 	for _, l := range list {
 		if len(l.Absent) > 0 {
-			fmt.Fprintf(&b, "%s: %s\n", clean(title(l)), clean(absent(l.Absent)))
+			fmt.Fprintf(&b, "%s: %s\n", clean(title(l)), clean(absent(l.Absent, l.Via)))
 		}
 		if coverage(l) == "full" {
 			continue

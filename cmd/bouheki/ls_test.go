@@ -136,6 +136,9 @@ func TestTable(t *testing.T) {
 		{ID: "default-c4", Name: "", Protected: true, Coverage: "full", Layers: layers("monitor", "monitor"), Monitored: some, Started: now.Add(-72 * time.Hour)},
 		{ID: idOld, Name: "soon", Layers: layers("block"), Started: now},
 		{ID: idName, Name: "evil\x1b[2J\u202e"},
+		{Name: "shop", Protected: true, Coverage: "full", Layers: layers("block"), Via: []string{"attach"}, Absent: []string{"/opt/agent", "/opt/b"}},
+		{Name: "run-7", Protected: true, Coverage: "full", Layers: layers("block"), Via: []string{"run"}, Absent: []string{"/opt/agent"}},
+		{Name: "ci", Protected: true, Coverage: "full", Layers: layers("block"), Via: []string{"hook"}, Absent: []string{"/opt/agent"}},
 	}
 	want := `NAME               ID            POLICY      MODE             COVERAGE  DENIED             STARTED
 web                4c01db0b339c  base        block            full      12                 5s ago
@@ -143,9 +146,15 @@ db                 4c99db0b339c  base + web  block + monitor  partial   12 + 12 
 -                  default-c4    base + web  monitor          full      12 (monitor)       3d ago
 soon               0badcafe0000  base        block            starting  0                  just now
 evil\x1b[2J\u202e  5e77a15e77a1  -           -                none      -                  -
+shop               -             base        block            full      0                  -
+run-7              -             base        block            full      0                  -
+ci                 -             base        block            full      0                  -
 
 db: partial: shares the network of web
 db: partial: two lines
+shop: /opt/agent, /opt/b: its policy names it, and it was not there when it was attached: no process matches it
+run-7: /opt/agent: its policy names it, and it was not there when the command started: no process matches it
+ci: /opt/agent: its policy names it, and it was not there when the container started: no process matches it
 `
 	if got := table(list, now) + notes(list); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)

@@ -83,6 +83,9 @@ func (e *env) tellUpdated(updated []enforce.Updated) error {
 		if len(u.Dropped) > 0 {
 			e.remark("%s: left out of its annotations, as they could widen the policy: %s", updatedTitle(u), strings.Join(u.Dropped, " "))
 		}
+		if u.Stalls != nil {
+			e.remark("%s: connections that are no longer allowed may stall instead of ending: %v", updatedTitle(u), u.Stalls)
+		}
 	}
 	return nil
 }

@@ -3,7 +3,9 @@
 package enforce
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -138,38 +140,46 @@ func (c Config) concernsPlug(call *CNICall) (bool, error) {
 	if requireRoot() != nil {
 		return false, nil // who is not root has put nothing under a policy
 	}
-	s, err := store.View(c.dirs())
+	s, set, err := c.view()
 	if err != nil {
-		return false, err
+		hint := ""
+		if errors.Is(err, fs.ErrNotExist) { // half a set: somebody has removed pins
+			hint = "\nhint: remove what is left of the pins, with the directory that they are in; then `bouheki gc` finds again what is attached"
+		}
+		return false, fmt.Errorf("connect network %q: whether the container is under a policy can't be told: %w%s", call.network.Name, err, hint)
 	}
 	defer s.Close()
-	switch {
-	case len(c.recorded(call.Netns)) > 0:
+	if set != nil {
+		defer set.Close()
+	}
+	cookie, err := runtime.NetnsCookie(call.Netns)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil // there is nothing to connect
+	}
+	if err != nil {
+		return false, fmt.Errorf("connect network %q: %w", call.network.Name, err)
+	}
+	if records, _ := s.RecordsIn(cookie); len(records) > 0 {
 		return true, nil
-	case c.lost(call.Netns):
-		return false, fmt.Errorf("connect network %q: the container is under a policy, but its record is lost, so it is not known what to put the new interface under\nhint: start the container anew", call.network.Name)
+	}
+	lost, err := held(set, cookie)
+	if lost && err == nil {
+		err = errors.New("the container is under a policy, but its record is lost, so it is not known what to put the new interface under\nhint: start the container anew")
+	}
+	if err != nil {
+		return false, fmt.Errorf("connect network %q: %w", call.network.Name, err)
 	}
 	return false, nil
 }
 
-// lost says whether the kernel holds a policy for the network namespace at path: asked
-// where no record names it. Where the pins are lost too, nobody can say.
-func (c Config) lost(path string) bool {
-	s, set, err := c.view()
-	if err != nil {
-		return false
-	}
-	defer s.Close()
+// held says whether the kernel holds a policy for the devices of a network namespace:
+// asked where no record names it. Where the pins are lost too (nil), nobody can say.
+func held(set *datapath.Set, cookie uint64) (bool, error) {
 	if set == nil {
-		return false
+		return false, nil
 	}
-	defer set.Close()
-	cookie, err := runtime.NetnsCookie(path)
-	if err != nil {
-		return false
-	}
-	entries, _ := set.Endpoints()
-	return slices.ContainsFunc(entries, func(e datapath.Entry) bool { return e.Device.Netns == cookie })
+	entries, err := set.Endpoints()
+	return slices.ContainsFunc(entries, func(e datapath.Entry) bool { return e.Device.Netns == cookie }), err
 }
 
 // covered says whether the CNI plugin has covered the network of a process: then the

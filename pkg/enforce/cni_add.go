@@ -48,7 +48,7 @@ func (c Config) CNIAdd(call *CNICall) error {
 		return err
 	}
 	if box.Netns.Host {
-		return fmt.Errorf("connect network %q: %s is the host's own network namespace", call.network.Name, call.Netns)
+		return fmt.Errorf("connect network %q: %s is the host's own network namespace\nhint: only a network namespace of its own can be connected; in the host's network a container is judged at its cgroup, with the hook", call.network.Name, call.Netns)
 	}
 	meant, err := box.Meant(call.network, call.Interface)
 	if err != nil || len(meant) == 0 {

@@ -161,3 +161,20 @@ func mustMkdir(dirs ...string) {
 		}
 	}
 }
+
+// What can't be done says what can.
+func TestCNIHints(t *testing.T) {
+	r := newRig(t)
+	mustDo(t, r.config.CNIAdd(r.cniCall(t, "net", "eth0", `"policy": "web"`)))
+	host := r.cniCall(t, "net2", "eth0", `"policy": "web"`)
+	host.Netns = "/proc/thread-self/ns/net"
+	for name, err := range map[string]error{
+		"the host's own network namespace": r.config.CNIAdd(host),
+		"valid-attachments is missing":     r.config.CNIGC(r.cniCall(t, "net", "eth0")),
+	} {
+		if err == nil || !strings.Contains(err.Error(), name+"\nhint: ") && !strings.Contains(err.Error(), name+", so what is still attached is not known\nhint: ") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	r.holds(t, "after both")
+}

@@ -51,7 +51,7 @@ func (c Config) CNIDel(call *CNICall) error {
 // not said that everything is gone.
 func (c Config) CNIGC(call *CNICall) error {
 	if call.network.Valid == nil {
-		return fmt.Errorf("collect network %q: cni.dev/valid-attachments is missing, so what is still attached is not known", call.network.Name)
+		return fmt.Errorf("collect network %q: cni.dev/valid-attachments is missing, so what is still attached is not known\nhint: nothing was let go; `bouheki gc` removes what is gone, whatever its network", call.network.Name)
 	}
 	stale := func(a store.Attachment) bool {
 		return a.Network == call.network.Name &&

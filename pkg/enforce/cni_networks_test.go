@@ -5,6 +5,7 @@ package enforce
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -129,6 +130,31 @@ func TestConnectAfterLoss(t *testing.T) {
 	if records := r.records(t); len(records) != 0 {
 		t.Errorf("records at the end: %+v", records)
 	}
+}
+
+// Nor must it be one where nobody can tell, because a pin is missing: the hint leads out.
+func TestConnectHalfASet(t *testing.T) {
+	r := newRig(t)
+	mustDo(t, r.config.CNIAdd(r.cniCall(t, "net", "eth0", `"policy": "web"`)))
+	mustDo(t, os.RemoveAll(r.config.State))
+	pins, err := filepath.Glob(r.config.BPFFS + "/*/set/endpoints")
+	if err != nil || len(pins) != 1 {
+		t.Fatal(pins, err)
+	}
+	mustDo(t, os.Remove(pins[0]))
+	r.plugDevice(t, "eth1", "veth2", 89, false)
+	call := r.cniCall(t, "net2", "eth1")
+	if err := r.config.CNIAdd(call); err == nil || !strings.Contains(err.Error(), "can't be told") || !strings.Contains(err.Error(), "\nhint: remove what is left of the pins") {
+		t.Fatalf("a network that says nothing: %v", err)
+	}
+	mustDo(t, os.RemoveAll(filepath.Dir(pins[0])))
+	if _, err := r.config.Sweep(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.config.CNIAdd(call); err == nil || !strings.Contains(err.Error(), "its record is lost") {
+		t.Errorf("with the pins found again: %v", err)
+	}
+	r.holds(t, "all along")
 }
 
 // The plugin twice in a chain: the second must not take back what the first one said.

@@ -54,7 +54,9 @@ func (e *enforcer) sweep() (swept Swept, err error) {
 
 // sweepStrays frees kernel entries that no record names (the state directory was
 // lost) once their devices are gone, or, of devices without an end on the host's side,
-// their network namespaces. While a device lives its policy holds.
+// their network namespaces; and their cgroups, if hooks are there. While any of these
+// lives its policy holds, and its number is nobody else's: hooks at a cgroup would judge
+// by the next one's.
 func (e *enforcer) sweepStrays(records []store.Record) (int, error) {
 	known := map[uint32]bool{}
 	for _, r := range records {
@@ -92,6 +94,18 @@ func (e *enforcer) sweepStrays(records []store.Record) (int, error) {
 			living[entry.Subject] = true
 		} else {
 			dead[entry.Subject] = true
+		}
+	}
+	homes, err := e.set.Homes()
+	if err != nil {
+		return 0, err
+	}
+	for _, subject := range homes {
+		living[subject] = true
+	}
+	for subject := uint32(1); subject <= e.set.Sizes().Containers; subject++ {
+		if !known[subject] && e.set.Taken(subject) { // what was held at its cgroup alone has no entries
+			dead[subject] = true
 		}
 	}
 	n := 0

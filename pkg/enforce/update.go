@@ -28,6 +28,7 @@ type Updated struct {
 	With     string   // whose network it shares, with the policy that is updated
 	Dropped  []string // rules of its annotations that were left out: "allow=10.0.0.0/8"
 	Err      error    // nothing was changed
+	Stalls   error    // why connections that are no longer allowed may stall instead of being ended
 }
 
 // Update changes the policy of running containers. What befell each stands in its
@@ -52,6 +53,7 @@ type Updated struct {
 //     packet is judged by the word it read, by all the layers of the old policy or
 //     of the new one. Wait until nothing is judged by the old one any more.
 //  3. Write the record. If that fails the kernel is switched back.
+//  4. End the connections that are no longer allowed, where no wall resets them.
 //
 // Steps 2 and 3 are switchTo's.
 func (c Config) Update(change Change) ([]Updated, error) {
@@ -157,8 +159,13 @@ func (e *enforcer) update(chosen []store.Record, change Change) (updated []Updat
 	if err == nil {
 		errs = e.switchTo(batch, layers, new)
 	}
+	policies := map[uint32]*policy.Policy{}
 	for i, n := range before {
-		updated = append(updated, tell(n, layers, dropped[i], cmp.Or(err, errs[i]))...)
+		some := tell(n, layers, dropped[i], cmp.Or(err, errs[i]))
+		if some[0].Err == nil {
+			some[0].Stalls = e.endDenied(batch[i], policies)
+		}
+		updated = append(updated, some...)
 	}
 	return updated, rest
 }

@@ -39,7 +39,8 @@ type diagSocket struct {
 	family, proto uint8
 	state         uint8
 	local, peer   netip.AddrPort
-	cgroup        uint64 // inode of its cgroup; 0: the kernel does not say
+	cgroup        uint64            // inode of its cgroup; 0: the kernel does not say
+	stored        map[uint32][]byte // what the socket storages hold that were asked for
 }
 
 // diagRequest is struct inet_diag_req_v2.
@@ -60,11 +61,16 @@ func (r *diagRequest) Serialize() []byte {
 
 // sockets lists the TCP and UDP sockets of the calling thread's network namespace.
 // Unbound ones are in no list of the kernel's.
-func sockets(protos ...uint8) (all []diagSocket, err error) {
+func sockets(protos ...uint8) ([]diagSocket, error) { return socketsWith(nil, protos...) }
+
+func socketsWith(storages []int, protos ...uint8) (all []diagSocket, err error) {
 	for _, proto := range protos {
 		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 			req := nl.NewNetlinkRequest(sockDiagByFamily, unix.NLM_F_DUMP)
 			req.AddData(&diagRequest{family: family, proto: proto, states: 0xffffffff})
+			if len(storages) > 0 {
+				req.AddData(storagesRequest(storages))
+			}
 			msgs, err := dump(func() ([][]byte, error) { return req.Execute(unix.NETLINK_INET_DIAG, 0) })
 			if err != nil {
 				return nil, fmt.Errorf("list sockets: %w", err)
@@ -98,8 +104,11 @@ func parseDiag(m []byte, proto uint8) (s diagSocket, ok bool) {
 		return s, true
 	}
 	for _, a := range attrs {
-		if a.Attr.Type == inetDiagCgroupID && len(a.Value) >= 8 {
+		switch {
+		case a.Attr.Type == inetDiagCgroupID && len(a.Value) >= 8:
 			s.cgroup = binary.NativeEndian.Uint64(a.Value)
+		case a.Attr.Type&^unix.NLA_F_NESTED == inetDiagStorages:
+			s.stored = parseStorages(a.Value)
 		}
 	}
 	return s, true

@@ -64,7 +64,6 @@ func TestRefusals(t *testing.T) {
 				h.policy("wide", `allow = ["*"]`)
 				h.policy("faulty", `allow = ["10.0.0.0/33"]`)
 				h.policy("names", `allow = ["api.github.com:443"]`)
-				h.policy("sections", friendly+"[[process]]\ncommand = [\"curl\"]\nallow = [\"10.0.0.1\"]\n")
 				h.policy("loose", friendly)
 				must(t, "chmod", "0666", h.policies+"/loose.toml")
 				h.refusedStart(t, e, c.options, c.words...)
