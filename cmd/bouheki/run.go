@@ -26,6 +26,10 @@ others. cgroups and bpffs are read-only to it, and the mounts that it makes are 
 A command that would inherit a network socket is refused. This is no jail for a root who is
 bent on getting out: see docs/attach.md.
 
+Where systemd is the init that cgroup is a scope, bouheki-run-PID.scope in system.slice, as
+with systemd-run --scope; from a service, from below a cgroup that is under a policy, or if
+systemd does not answer, it is one below the caller's.
+
 Signals are passed on. If bouheki is killed (-9) the command goes on under its policy, and
 bouheki gc removes what is left when it has ended.
 

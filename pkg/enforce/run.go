@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -24,11 +25,16 @@ import (
 //
 // # How it is held
 //
-// The command gets a cgroup of its own, below the caller's, and the hooks are at that
-// before a process is in it. The process that becomes the command is started in there
-// (CLONE_INTO_CGROUP), as this very program in another role ([Waiting]): it waits for a
-// word on a pipe, and only then executes. Should this process die before it says the
-// word, the pipe ends, and the other one does too.
+// The command gets a cgroup of its own, and the hooks are at that before the command
+// is. The process that becomes it is this very program in another role ([Waiting]): it
+// makes no socket, waits for a word on a pipe, and only then executes. Should this
+// process die before it says the word, the pipe ends, and the other one does too.
+//
+// Where systemd is the host's init that cgroup is a scope of its (bouheki-run-PID.scope
+// in system.slice), which it is asked to move the waiting process to; it belongs to no
+// session, and no user's systemd. Else, and where the command is to stay where its
+// caller is, it is one below the caller's, in which the process starts
+// (CLONE_INTO_CGROUP).
 //
 // The two are in one process group and session: the terminal's signals reach both, and
 // both stop and go on together. Those that are sent to this process alone are passed
@@ -57,27 +63,43 @@ func (c Config) Run(wish Wish, command []string) (status int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("run %s: %w", command[0], err)
 	}
-	var held *runner
-	err = c.loaded(LockWait, func(e *enforcer) error {
-		held, err = e.run(self, wish, path, command)
-		return err
-	})
+	w := waiting{path: path, command: command, signals: listen()}
+	held, err := c.startInScope(self, w)
+	if err == nil {
+		err = c.loaded(LockWait, func(e *enforcer) error {
+			if held != nil {
+				return e.run(self, wish, held.cgroup, false, func() (*runner, error) { return held, nil })
+			}
+			held, err = e.runBelow(self, wish, w)
+			return err
+		})
+	}
 	if err != nil {
+		if held != nil {
+			held.abandon()
+		}
 		return 0, fmt.Errorf("run %s: %w", command[0], err)
 	}
 	status, err = held.wait()
-	return status, errors.Join(err, c.ended(held.key, held.cgroup))
+	return status, errors.Join(err, c.ended(held))
 }
 
 // ended releases what a command has left, unless processes that it started go on. Those
-// that its end ends too get a moment for it.
-func (c Config) ended(key store.Key, cgroup string) error {
-	for i := 0; i < 10 && runtime.CgroupAlive(cgroup, key.Cgroup); i++ {
+// that its end ends too get a moment for it, and systemd gets its time: should it need
+// more, the next hook or gc finds the rest.
+func (c Config) ended(held *runner) error {
+	cgroup := held.cgroup
+	for i := 0; i < 10 && runtime.CgroupAlive(cgroup.Path, cgroup.ID); i++ {
 		pause()
+	}
+	if held.scope && !runtime.CgroupAlive(cgroup.Path, cgroup.ID) {
+		for end := time.Now().Add(scopeWait); runtime.CgroupExists(cgroup.Path, cgroup.ID) && time.Now().Before(end); {
+			pause()
+		}
 	}
 	return c.locked(func(e *enforcer) error {
 		records, _ := e.store.Records()
-		if r := same(records, key); r != nil && !alive(*r) {
+		if r := same(records, held.key); r != nil && !alive(*r) {
 			return e.release(*r, records)
 		}
 		return nil
@@ -133,40 +155,60 @@ func passesSockets() error {
 	return fmt.Errorf("run command: it would inherit network sockets, and what it sends over them would not be judged: descriptor %s\nhint: close them first: in a shell with N<&-", strings.Join(which, ", "))
 }
 
-// run makes the cgroup, puts it under the policy and starts the command in it.
-func (e *enforcer) run(self *runtime.Process, wish Wish, path string, command []string) (held *runner, err error) {
+// runBelow runs a command in a cgroup that is made below the caller's.
+func (e *enforcer) runBelow(self *runtime.Process, wish Wish, w waiting) (*runner, error) {
 	cgroup, err := runtime.MakeCgroup(self.Cgroup.Path, fmt.Sprintf("bouheki-run-%d", os.Getpid()))
 	if err != nil {
 		return nil, err
 	}
+	var held *runner
+	err = e.run(self, wish, cgroup, true, func() (*runner, error) {
+		held, err = w.start(cgroup.Path)
+		return held, err
+	})
+	if err != nil {
+		if held != nil {
+			held.abandon()
+		}
+		return nil, errors.Join(err, removeSoon(cgroup))
+	}
+	return held, nil
+}
+
+// run puts the cgroup under the policy, and lets the command begin in it. start starts
+// what waits for that there, if nothing does yet. Made: the cgroup is ours to remove. A
+// scope's is not: systemd would not learn that it has ended.
+func (e *enforcer) run(self *runtime.Process, wish Wish, cgroup runtime.Cgroup, made bool, start func() (*runner, error)) error {
 	t := target{wish: wish, addrs: self.Addresses, record: store.Record{
 		Key: store.Key{Cgroup: cgroup.ID}, Name: fmt.Sprintf("run-%d", os.Getpid()),
-		Target:     store.Target{Kind: TargetRun, Netns: self.Netns.Cookie, Made: true},
+		Target:     store.Target{Kind: TargetRun, Netns: self.Netns.Cookie, Made: made},
 		UserNS:     self.UserNS,
 		Users:      idRanges(self.Users),
 		Groups:     idRanges(self.Groups),
 		NetnsInode: self.Netns.Inode, CgroupPath: cgroup.Path,
 		Via: []string{"run"},
 	}}
+	var held *runner
 	t.into = func(r *store.Record) (err error) {
-		if held, err = startWaiting(cgroup.Path, path, command); err != nil {
+		if held, err = start(); err != nil {
 			return err
 		}
-		held.key, held.cgroup = r.Key, r.CgroupPath
+		held.key, held.cgroup = r.Key, cgroup
 		r.Pid = held.process.Pid
 		its, err := runtime.InspectProcess(r.Pid)
-		if err == nil {
-			r.PidStart = its.Start
+		if err != nil {
+			return err
 		}
-		return err
+		r.PidStart = its.Start
+		if its.Cgroup.ID != cgroup.ID {
+			return fmt.Errorf("process %d has left its cgroup for %s", r.Pid, its.Cgroup.Path)
+		}
+		return nil
 	}
 	if _, err := e.hold(t); err != nil {
-		if held != nil {
-			held.abandon()
-		}
-		return nil, errors.Join(err, removeSoon(cgroup))
+		return err
 	}
-	return held, held.release()
+	return held.release()
 }
 
 // removeSoon removes a cgroup whose last process is just ending.

@@ -25,7 +25,8 @@ const waitingName = "bouheki: waiting for its policy"
 // runner is a command that was started, seen from its parent.
 type runner struct {
 	key     store.Key
-	cgroup  string
+	cgroup  runtime.Cgroup
+	scope   bool // that is a scope's: systemd removes it
 	process *os.Process
 	word    *os.File // writing to it lets the command begin
 	signals chan os.Signal
@@ -33,13 +34,24 @@ type runner struct {
 
 func pause() { time.Sleep(10 * time.Millisecond) }
 
-// startWaiting starts this program in the cgroup, to wait for release.
-func startWaiting(cgroup, path string, command []string) (*runner, error) {
-	dir, err := os.Open(cgroup)
-	if err != nil {
-		return nil, err
+// waiting is a command that is to wait for its policy.
+type waiting struct {
+	path    string // of its executable
+	command []string
+	signals chan os.Signal // that it is to get
+}
+
+// start starts this program in a cgroup, to wait for release; "": in the caller's.
+func (w waiting) start(cgroup string) (*runner, error) {
+	how := &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
+	if cgroup != "" {
+		dir, err := os.Open(cgroup)
+		if err != nil {
+			return nil, err
+		}
+		defer dir.Close()
+		how.UseCgroupFD, how.CgroupFD = true, int(dir.Fd())
 	}
-	defer dir.Close()
 	// Descriptors of the caller's that are open stay open, at their numbers: the pipe's is above them.
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
@@ -52,27 +64,30 @@ func startWaiting(cgroup, path string, command []string) (*runner, error) {
 		return nil, os.NewSyscallError("fcntl", err)
 	}
 	defer unix.Close(listen)
-	r := &runner{word: os.NewFile(uintptr(pipe[1]), "pipe"), signals: make(chan os.Signal, 16)}
-	r.listen()
-	r.process, err = os.StartProcess("/proc/self/exe", append([]string{waitingName, strconv.Itoa(listen), path}, command...), &os.ProcAttr{
-		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
-		Sys:   &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd()), Cloneflags: unix.CLONE_NEWNS},
+	r := &runner{word: os.NewFile(uintptr(pipe[1]), "pipe"), signals: w.signals}
+	r.process, err = os.StartProcess("/proc/self/exe", append([]string{waitingName, strconv.Itoa(listen), w.path}, w.command...), &os.ProcAttr{
+		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}, Sys: how,
 	})
 	if err != nil {
 		r.word.Close()
-		return nil, fmt.Errorf("start in cgroup %s: %w", cgroup, err)
+		if cgroup != "" {
+			err = fmt.Errorf("start in cgroup %s: %w", cgroup, err)
+		}
+		return nil, err
 	}
 	return r, nil
 }
 
 // listen catches the signals that are passed on. What the caller ignores (nohup) the
 // command ignores too.
-func (r *runner) listen() {
+func listen() chan os.Signal {
+	signals := make(chan os.Signal, 16)
 	for _, s := range passedOn {
 		if !signal.Ignored(s) {
-			signal.Notify(r.signals, s)
+			signal.Notify(signals, s)
 		}
 	}
+	return signals
 }
 
 var passedOn = []os.Signal{
@@ -85,11 +100,18 @@ func (r *runner) release() error {
 	return errors.Join(err, r.word.Close())
 }
 
-// abandon ends a command that has not begun.
-func (r *runner) abandon() {
+// abandon ends a command that has not begun. If it had ended already it says how.
+func (r *runner) abandon() (ended string) {
+	_ = r.process.Kill() // before the pipe ends, of which it would complain
 	r.word.Close()
-	_ = r.process.Kill()
-	_, _ = r.process.Wait()
+	state, err := r.process.Wait()
+	if err != nil {
+		return ""
+	}
+	if ws := state.Sys().(syscall.WaitStatus); ws.Signaled() && ws.Signal() == unix.SIGKILL {
+		return ""
+	}
+	return state.String()
 }
 
 // wait waits for the end of the command.

@@ -94,7 +94,7 @@ type Record struct {
 type Target struct {
 	Kind   string `json:"kind"`             // "run", "pid", "cgroup", "interface", "host"
 	Netns  uint64 `json:"netns"`            // cookie of the network namespace whose addresses are its own
-	Made   bool   `json:"made,omitempty"`   // its cgroup was made for it, and goes with it
+	Made   bool   `json:"made,omitempty"`   // its cgroup is ours to remove: we made it for it alone
 	Origin string `json:"origin,omitempty"` // path of the cgroup that a process was taken from
 }
 
