@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"github.com/bouheki/bouheki/pkg/policy"
@@ -174,79 +172,4 @@ func until(t testing.TB, what string, ok func() bool) {
 			t.Fatalf("%s: not within 5 s", what)
 		}
 	}
-}
-
-// What the cgroup's hooks add to a packet that passes a wall as well: the live
-// statistics of the programs, less those of one that does nothing and hangs beside
-// them.
-func BenchmarkHooksBesideAWall(b *testing.B) {
-	w := newWalled(b, policy.Block, []string{"10.77.0.2"}, nil)
-	stats, err := ebpf.EnableStats(uint32(unix.BPF_STATS_RUN_TIME))
-	if err != nil {
-		b.Skipf("SKIP: no statistics: %v", err)
-	}
-	defer stats.Close()
-	dir, err := os.Open(w.setup.Cgroup)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer dir.Close()
-	var empty []*ebpf.Program
-	for _, at := range []ebpf.AttachType{ebpf.AttachCGroupInetEgress, ebpf.AttachCGroupInetIngress} {
-		p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.CGroupSKB, AttachType: at, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()}})
-		if err != nil {
-			b.Fatal(err)
-		}
-		defer p.Close()
-		if err := link.RawAttachProgram(link.RawAttachProgramOptions{Target: int(dir.Fd()), Program: p, Attach: at, Flags: unix.BPF_F_ALLOW_MULTI}); err != nil {
-			b.Fatal(err)
-		}
-		empty = append(empty, p)
-	}
-	leave := enter(b, w.setup.Cgroup)
-	fd := w.udp(b)
-	leave()
-	peer := -1
-	if err := w.Do(w.World, func() (err error) {
-		peer, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		return err
-	}); err != nil {
-		b.Fatal(err)
-	}
-	defer unix.Close(peer)
-	at := &unix.SockaddrInet4{Port: 7000, Addr: lab.Allowed4.As4()}
-	if err := errors.Join(unix.Bind(peer, at), unix.Connect(fd, at)); err != nil {
-		b.Fatal(err)
-	}
-	read := func() (ns, runs [4]float64) {
-		for i, p := range []*ebpf.Program{w.set.objs.BouhekiGate, w.set.objs.BouhekiArrival, empty[0], empty[1]} {
-			s, err := p.Stats()
-			if err != nil {
-				b.Fatal(err)
-			}
-			ns[i], runs[i] = float64(s.Runtime), float64(s.RunCount)
-		}
-		return ns, runs
-	}
-	text := make([]byte, 64)
-	ns, runs := read()
-	for b.Loop() {
-		if _, err := unix.Write(fd, text); err != nil {
-			b.Fatal(err)
-		}
-		_, from, err := unix.Recvfrom(peer, text, 0)
-		if err != nil {
-			b.Fatal(err)
-		}
-		if err := unix.Sendto(peer, text, 0, from); err != nil {
-			b.Fatal(err)
-		}
-		if _, err := unix.Read(fd, text); err != nil {
-			b.Fatal(err)
-		}
-	}
-	ns2, runs2 := read()
-	cost := func(i int) float64 { return (ns2[i] - ns[i]) / (runs2[i] - runs[i]) }
-	b.ReportMetric(cost(0)-cost(2), "gate-ns/packet")
-	b.ReportMetric(cost(1)-cost(3), "arrival-ns/packet")
 }

@@ -4,6 +4,7 @@ package enforce
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
+	"github.com/bouheki/bouheki/pkg/datapath"
 	"github.com/bouheki/bouheki/pkg/runtime"
 	"github.com/bouheki/bouheki/pkg/store"
 )
@@ -31,6 +33,7 @@ var benchmarkedSizes = []int{10, 100000}
 //	work-ms      its layers' tables found, not parsed; maps and records made
 //	policy-ms    the first part of that, measured apart afterwards
 //	kernel-ms    waiting for RCU grace periods: attaching and maps of maps
+//	cgroup-ms    the hooks put at a cgroup, which is done meanwhile, measured apart afterwards
 //	own-ms       everything but kernel-ms and exec-ms
 func BenchmarkHook(b *testing.B) {
 	for _, n := range benchmarkedSizes {
@@ -142,6 +145,23 @@ func (r *rig) benchmarkStart(b *testing.B, l *life, w *watch) {
 	layers, err := r.config.sources(wish)
 	mustDo(b, err)
 	r.benchmarkLocked(b, w, layers, func(e *enforcer) error { return e.protect(ctr, wish, nil, "hook") })
+	r.benchmarkGate(b, l, w)
+}
+
+// benchmarkGate takes the time of the hooks at a cgroup that never had any.
+func (r *rig) benchmarkGate(b *testing.B, l *life, w *watch) {
+	b.StopTimer()
+	defer b.StartTimer()
+	s, set, err := r.config.view()
+	mustDo(b, err)
+	defer s.Close()
+	defer set.Close()
+	fresh := l.cgroup + "-fresh"
+	mustDo(b, os.Mkdir(fresh, 0o755))
+	w.last = time.Now()
+	err = set.Gate(fresh, 1, datapath.Home{})
+	w.lap("cgroup")
+	mustDo(b, errors.Join(err, os.Remove(fresh)))
 }
 
 // benchmarkAdd is CNIAdd with a watch between the steps.

@@ -33,3 +33,16 @@ func (c *clock) more(total func() (float64, error)) (bool, error) {
 	}
 	return true, nil
 }
+
+// each calls f with 0, 1, … and counts the calls.
+func (c *clock) each(f func(n int) error) error {
+	for n := 0; ; n++ {
+		more, err := c.more(func() (float64, error) { return float64(n), nil })
+		if !more {
+			return err
+		}
+		if err := f(n); err != nil {
+			return err
+		}
+	}
+}

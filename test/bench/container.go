@@ -74,13 +74,21 @@ func (i *installation) writePolicy(n int) error { return i.writePolicyAs(policyO
 
 // writePolicyAs gives it another name: to bouheki that is another policy.
 func (i *installation) writePolicyAs(name string, n int) error {
+	return i.writePolicyText(name, allowList(n))
+}
+
+func (i *installation) writePolicyText(name, text string) error {
+	return os.WriteFile(filepath.Join(i.dir, "policies", name+".toml"), []byte(text), 0o644)
+}
+
+func allowList(n int) string {
 	var b strings.Builder
 	b.WriteString("allow = [\n")
 	for _, p := range cidrs(n) {
 		fmt.Fprintf(&b, "  %q,\n", p.String())
 	}
 	fmt.Fprintf(&b, "  %q,\n]\n", world6.String())
-	return os.WriteFile(filepath.Join(i.dir, "policies", name+".toml"), []byte(b.String()), 0o644)
+	return b.String()
 }
 
 // container is an agent in a home, as a runtime leaves it before its hooks.

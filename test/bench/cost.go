@@ -3,16 +3,14 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"slices"
-	"time"
 )
 
 // crossing is a kind of packet whose cost is measured.
 type crossing struct {
 	title string
-	place string
+	place place
 	load  string
 	peer  string
 	cidrs bool // destinations all over the list
@@ -32,8 +30,12 @@ var crossings = []crossing{
 	{title: "whole connections, mean packet", place: placeOut, load: "connect", sizes: sizes},
 	{title: "inbound, bulk TCP (its ACKs)", place: placeIn, load: "bulk", sizes: sizes[:1]},
 	{title: "inbound, new connections", place: placeIn, load: "connect", back: true, sizes: sizes[:1]},
-	{title: "gate at the cgroup, bulk TCP", place: placeGate, load: "bulk", sizes: sizes[:1]},
-	{title: "gate at the cgroup, UDP connected", place: placeGate, load: "packets", sizes: sizes[:1]},
+	{title: "gate at the cgroup, bulk TCP", place: placeGate, load: "bulk", sizes: sizes[:1], limit: 60},
+	{title: "gate at the cgroup, UDP connected", place: placeGate, load: "packets", sizes: sizes[:1], limit: 60},
+	{title: "arrival at the cgroup, bulk TCP (its ACKs)", place: placeArrival, load: "bulk", sizes: sizes[:1], limit: 60},
+	{title: "arrival at the cgroup, UDP from outside", place: placeArrival, load: "packets", back: true, sizes: sizes[:1], limit: 60},
+	{title: "socket hook, a TCP connect() each", place: placeConnect, load: "connect", sizes: sizes[:1]},
+	{title: "socket hook, a UDP sendmsg() each", place: placeSend, load: "datagram", cidrs: true, sizes: sizes[:1]},
 }
 
 const costRuns = 15 // of each load
@@ -101,27 +103,16 @@ func (b *bench) cross(l *lane, m *meter, x crossing, n int) ([]string, error) {
 	var costs []cost
 	var nets []float64
 	for range min(costRuns, b.pairs) {
-		from, err := m.read()
+		var c cost
+		err := m.enough(who, t, func(from, to reading) (err error) {
+			c, err = m.between(from, to, x.place)
+			return err
+		})
 		if err != nil {
 			return nil, err
-		}
-		if _, err := who.do(t); err != nil {
-			return nil, err
-		}
-		time.Sleep(time.Millisecond) // what is under way
-		to, err := m.read()
-		if err != nil {
-			return nil, err
-		}
-		c, err := m.between(from, to, x.place)
-		if errors.Is(err, errQuiet) {
-			continue
 		}
 		costs = append(costs, c)
 		nets = append(nets, c.net())
-	}
-	if len(costs) == 0 {
-		return nil, errQuiet
 	}
 	s := spreadOf(nets)
 	total, ours, empty := 0.0, []float64{}, []float64{}

@@ -33,17 +33,11 @@ func (b *bench) crowds() error {
 	}
 	defer y.end()
 	most := sizes[len(sizes)-1]
-	if err := b.writePolicy(most); err != nil {
-		return err
-	}
-	keeper, err := b.startContainer(y.homes[crowd], policyOf(most))
+	keeper, err := b.keeper(y.homes[crowd], most)
 	if err != nil {
 		return err
 	}
 	defer keeper.end()
-	if err := b.protect(keeper); err != nil {
-		return err
-	}
 	bare, err := newBare()
 	if err != nil {
 		return err

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-
-	"github.com/cilium/ebpf"
 )
 
 // filter is one way to let a container send to a list of CIDRs and nowhere else.
@@ -69,17 +67,22 @@ func installEmpty(_ *installation, c *container, _ int) error {
 	if _, err := b.attach(c.home); err != nil {
 		return err
 	}
-	gate, err := emptyProgram(ebpf.CGroupSKB, ebpf.AttachCGroupInetEgress, gatePass)
-	if err != nil {
-		return err
-	}
-	defer gate.Close()
 	dir, err := os.Open(c.cgroup)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	return attachToCgroup(dir, gate)
+	for _, p := range atCgroup {
+		program, err := p.empty()
+		if err != nil {
+			return err
+		}
+		defer program.Close()
+		if err := p.attach(dir, program); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // installNft: one lookup in an interval set for every packet that leaves, no

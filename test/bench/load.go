@@ -244,19 +244,13 @@ func (w *worker) connects(t task, c *clock) error {
 	if err != nil {
 		return err
 	}
-	n := 0
-	for {
-		more, err := c.more(func() (float64, error) { return float64(n), nil })
-		if !more {
-			return err
-		}
+	return c.each(func(n int) error {
 		fd, err := dial(addr.String(), unix.SOCK_STREAM, portAccept+n%4)
 		if err != nil {
 			return err
 		}
-		unix.Close(fd)
-		n++
-	}
+		return unix.Close(fd)
+	})
 }
 
 // opens sends a SYN to one destination after the other and hangs up before
@@ -266,12 +260,7 @@ func (w *worker) opens(t task, c *clock) error {
 	if err != nil {
 		return err
 	}
-	n := 0
-	for {
-		more, err := c.more(func() (float64, error) { return float64(n), nil })
-		if !more {
-			return err
-		}
+	return c.each(func(n int) error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
@@ -281,8 +270,8 @@ func (w *worker) opens(t task, c *clock) error {
 		if err != unix.EINPROGRESS {
 			return fmt.Errorf("SYN to %v: %w", to[n%len(to)], err)
 		}
-		n++
-	}
+		return nil
+	})
 }
 
 // pingpong sends a byte and waits until it is back.
@@ -294,21 +283,13 @@ func (w *worker) pingpong(t task, c *clock) error {
 	if err := unix.SetsockoptInt(fd, unix.SOL_TCP, unix.TCP_NODELAY, 1); err != nil {
 		return err
 	}
-	n := 0
 	b := []byte{1}
-	for {
-		more, err := c.more(func() (float64, error) { return float64(n), nil })
-		if !more {
-			return err
-		}
+	return c.each(func(int) error {
 		if err := retry(func() error { _, err := unix.Write(fd, b); return err }); err != nil {
 			return err
 		}
-		if err := retry(func() error { _, err := unix.Read(fd, b); return err }); err != nil {
-			return err
-		}
-		n++
-	}
+		return retry(func() error { _, err := unix.Read(fd, b); return err })
+	})
 }
 
 const clients = 4 // that ask the HTTP server at the same time

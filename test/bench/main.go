@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Bench prints what bouheki costs: traffic against no filter, nftables and iptables,
-// the programs by the kernel's own statistics, a container's start, kernel memory.
+// the programs by the kernel's own statistics, the socket hooks, a container's start,
+// kernel memory.
 // Every table holds its baseline, measured in the same run.
 //
 //	bench [-hook PROGRAM] [-cni PROGRAM] [-enforce TEST-BINARY] [-pairs N] [-slice D] [PART…]
@@ -40,6 +41,7 @@ type part struct {
 var parts = []part{
 	{"throughput", "traffic against no filter, nftables, iptables", (*bench).throughput},
 	{"cost", "the programs, by the kernel's statistics", (*bench).cost},
+	{"sockets", "TCP connections with and without the socket hooks, and with [[process]] sections", (*bench).sockets},
 	{"start", "the hook and CNI ADD, as processes", (*bench).starts},
 	{"crowd", "many starts at once", (*bench).crowds},
 	{"steps", "the hook and CNI ADD, step by step", (*bench).split},

@@ -18,7 +18,6 @@ import (
 var (
 	ownMaps    = []string{"evidence", "recorders", "memories"}
 	tableMaps  = []string{"prefixes", "intervals", "sources"}
-	setMaps    = []string{"endpoints", "subjects", "counters", "prefixes", "intervals", "sources", "evidence", "memories", "recorders", "quotes"}
 	setProgram = "prog_"
 	ownTitles  = map[string]string{"evidence": "who called it (evidence)", "recorders": "flight recorder", "memories": "recent packets, muted flows"}
 )
@@ -150,8 +149,12 @@ func eachInner(path string, known map[ebpf.MapID]bool, f func(bytes uint64)) err
 		if err != nil {
 			return err
 		}
-		bytes, err := mapMemory(inner)
+		info, err := inner.Info()
 		inner.Close()
+		if err != nil {
+			return err
+		}
+		bytes, err := told(info.Memlock())
 		if err != nil {
 			return err
 		}
@@ -160,12 +163,33 @@ func eachInner(path string, known map[ebpf.MapID]bool, f func(bytes uint64)) err
 	return nil
 }
 
-func mapMemory(m *ebpf.Map) (uint64, error) {
+func mapMemory(path string) (uint64, error) {
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer m.Close()
 	info, err := m.Info()
 	if err != nil {
 		return 0, err
 	}
-	bytes, ok := info.Memlock()
+	return told(info.Memlock())
+}
+
+func programMemory(path string) (uint64, error) {
+	p, err := ebpf.LoadPinnedProgram(path, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer p.Close()
+	info, err := p.Info()
+	if err != nil {
+		return 0, err
+	}
+	return told(info.Memlock())
+}
+
+func told(bytes uint64, ok bool) (uint64, error) {
 	if !ok {
 		return 0, errors.New("the kernel does not tell")
 	}
@@ -202,35 +226,21 @@ func (b *bench) sharedMemory() (*table, error) {
 	if err != nil {
 		return nil, err
 	}
-	maps := uint64(0)
-	for _, name := range setMaps {
-		m, err := ebpf.LoadPinnedMap(filepath.Join(set, name), nil)
-		if err != nil {
-			return nil, err
-		}
-		bytes, err := mapMemory(m)
-		m.Close()
-		if err != nil {
-			return nil, fmt.Errorf("read memory of %s: %w", name, err)
-		}
-		maps += bytes
+	pins, err := os.ReadDir(set)
+	if err != nil {
+		return nil, err
 	}
-	programs := uint64(0)
-	for _, place := range places {
-		p, err := ebpf.LoadPinnedProgram(filepath.Join(set, setProgram+place), nil)
+	maps, programs := uint64(0), uint64(0)
+	for _, pin := range pins {
+		path, sum, measure := filepath.Join(set, pin.Name()), &maps, mapMemory
+		if strings.HasPrefix(pin.Name(), setProgram) {
+			sum, measure = &programs, programMemory
+		}
+		bytes, err := measure(path)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("read memory of %s: %w", pin.Name(), err)
 		}
-		info, err := p.Info()
-		p.Close()
-		if err != nil {
-			return nil, err
-		}
-		bytes, ok := info.Memlock()
-		if !ok {
-			return nil, fmt.Errorf("read memory of program %s: the kernel does not tell", place)
-		}
-		programs += bytes
+		*sum += bytes
 	}
 	once := newTable("Kernel memory shared by all containers, KiB", "", "KiB")
 	once.row("maps", kib(int64(maps)))

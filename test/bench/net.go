@@ -43,8 +43,6 @@ type home struct {
 var (
 	world4 = netip.MustParseAddr("10.77.0.2")
 	world6 = netip.MustParseAddr("fd77::2")
-	// denied4 is in no list of cidrs.
-	denied4 = netip.MustParseAddr("10.66.6.6")
 )
 
 func (h *home) addr4() netip.Addr { return netip.AddrFrom4([4]byte{10, 88, byte(h.number), 2}) }

@@ -92,7 +92,7 @@ func TestChoose(t *testing.T) {
 // measurement.
 func TestMeterBetween(t *testing.T) {
 	ours, empty := &ebpf.Program{}, &ebpf.Program{}
-	m := &meter{ours: map[string]*ebpf.Program{placeOut: ours}, empty: map[string]*ebpf.Program{placeOut: empty}}
+	m := &meter{ours: map[place]*ebpf.Program{placeOut: ours}, empty: map[place]*ebpf.Program{placeOut: empty}}
 	from := reading{ours: {1000, 500000}, empty: {10, 1000}}
 	c, err := m.between(from, reading{ours: {2000, 700000}, empty: {1010, 51000}}, placeOut)
 	if err != nil || c.packets != 1000 || c.ours != 200 || c.empty != 50 || c.net() != 150 {
@@ -100,6 +100,28 @@ func TestMeterBetween(t *testing.T) {
 	}
 	if _, err := m.between(from, reading{ours: {1099, 700000}, empty: {1010, 51000}}, placeOut); err != errQuiet {
 		t.Errorf("99 packets: %v", err)
+	}
+}
+
+// A connection is charged with all that ran for it, less the empty programs.
+func TestMeterPerConnection(t *testing.T) {
+	m := &meter{ours: map[place]*ebpf.Program{}, empty: map[place]*ebpf.Program{}}
+	from, to := reading{}, reading{}
+	for _, p := range places {
+		m.ours[p], m.empty[p] = &ebpf.Program{}, &ebpf.Program{}
+		from[m.ours[p]] = [2]float64{1000, 9000}
+		to[m.ours[p]] = from[m.ours[p]]
+	}
+	to[m.ours[placeConnect]] = [2]float64{1200, 9000 + 200*500}
+	to[m.empty[placeConnect]] = [2]float64{200, 200 * 50}
+	to[m.ours[placeOut]] = [2]float64{1800, 9000 + 800*100}
+	to[m.empty[placeOut]] = [2]float64{800, 800 * 50}
+	if ns, err := m.perConnection(from, to); err != nil || ns != 450+4*50 {
+		t.Errorf("%v, %v", ns, err)
+	}
+	to[m.ours[placeConnect]] = [2]float64{1099, 10000}
+	if _, err := m.perConnection(from, to); err != errQuiet {
+		t.Errorf("99 connections: %v", err)
 	}
 }
 

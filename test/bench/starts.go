@@ -42,17 +42,11 @@ func (b *bench) starts() error {
 	defer y.end()
 	for k, n := range sizes {
 		b.progress("starts: a container with %s CIDRs", thousands(n))
-		if err := b.writePolicy(n); err != nil {
-			return err
-		}
-		keeper, err := b.startContainer(y.homes[homeKeepers+k], policyOf(n))
+		keeper, err := b.keeper(y.homes[homeKeepers+k], n)
 		if err != nil {
 			return err
 		}
 		defer keeper.end()
-		if err := b.protect(keeper); err != nil {
-			return err
-		}
 	}
 	bare, err := newBare()
 	if err != nil {
@@ -129,6 +123,22 @@ func (b *bench) starts() error {
 		out.print(b.out)
 	}
 	return nil
+}
+
+// keeper is a container that was there before, under the policy of n CIDRs.
+func (b *bench) keeper(h *home, n int) (*container, error) {
+	if err := b.writePolicy(n); err != nil {
+		return nil, err
+	}
+	c, err := b.startContainer(h, policyOf(n))
+	if err != nil {
+		return nil, err
+	}
+	if err := b.protect(c); err != nil {
+		c.end()
+		return nil, err
+	}
+	return c, nil
 }
 
 func secondTitle(who string, n int) string {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"math"
 	"strings"
 	"testing"
@@ -65,6 +66,29 @@ func TestPairRatio(t *testing.T) {
 	}
 	if got := pairRatio(100, 50, 100); got != 0.5 {
 		t.Errorf("ratio %v, want 0.5", got)
+	}
+}
+
+// Each stands between two of the first, and its ratio is to these two alone.
+func TestInPairs(t *testing.T) {
+	now := 0.0 // what everything takes, more each time
+	measure := func(times float64) func() (float64, error) {
+		return func() (float64, error) { now++; return times * now, nil }
+	}
+	values, ratios, err := inPairs(5, []func() (float64, error){measure(1), measure(2), measure(3)})
+	if err != nil || len(values[0]) != 15 || len(values[1]) != 5 || len(ratios[0]) != 0 {
+		t.Fatalf("%v, %v, %v", values, ratios, err)
+	}
+	for k := 1; k < 3; k++ {
+		for _, r := range ratios[k] {
+			if r != float64(k+1) {
+				t.Errorf("ratios %v of what takes %d times as long", ratios[k], k+1)
+			}
+		}
+	}
+	failed := errors.New("failed")
+	if _, _, err := inPairs(1, []func() (float64, error){measure(1), func() (float64, error) { return 0, failed }}); err != failed {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -19,13 +19,11 @@ type bare struct {
 }
 
 func newBare() (bare, error) {
-	p, err := emptyProgram(ebpf.SchedCLS, ebpf.AttachNone, tcxNext)
+	p, err := placeOut.empty()
 	return bare{p}, err
 }
 
 func (b bare) Close() error { return b.program.Close() }
-
-var tcxHooks = []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress}
 
 // attach makes both calls at the same time, as the hook does, and says how long that
 // took, without the process that the hook is.
@@ -43,19 +41,19 @@ func (b bare) detach(h *home) error {
 }
 
 func (h *home) both(f func(ebpf.AttachType) error) (time.Duration, error) {
-	ready, leave := make(chan error, len(tcxHooks)), make(chan struct{})
-	finished := make(chan error, len(tcxHooks))
-	for _, at := range tcxHooks {
+	ready, leave := make(chan error, len(atDevice)), make(chan struct{})
+	finished := make(chan error, len(atDevice))
+	for _, p := range atDevice {
 		go func() {
 			finished <- in(h.yard.host, func() error {
 				ready <- nil
 				<-leave
-				return f(at)
+				return f(p.at)
 			})
 		}()
 	}
 	var err error
-	for range tcxHooks {
+	for range atDevice {
 		select {
 		case <-ready:
 		case e := <-finished: // it did not even get into the namespace
@@ -65,7 +63,7 @@ func (h *home) both(f func(ebpf.AttachType) error) (time.Duration, error) {
 	}
 	start := time.Now()
 	close(leave)
-	for range tcxHooks {
+	for range atDevice {
 		err = errors.Join(err, <-finished)
 	}
 	took := time.Since(start)

@@ -135,49 +135,27 @@ func (b *bench) slice(t traffic, l *lane) (float64, error) {
 
 func (b *bench) compare(t traffic, baseline *lane, lanes []*lane) error {
 	b.progress("%s", t.title)
-	rates := map[*lane][]float64{}
-	ratios := map[*lane][]float64{}
-	measure := func(l *lane) (float64, error) {
-		rate, err := b.slice(t, l)
-		rates[l] = append(rates[l], rate)
-		return rate, err
+	var measures []func() (float64, error)
+	for _, l := range append([]*lane{baseline}, lanes...) {
+		measures = append(measures, func() (float64, error) { return b.slice(t, l) })
 	}
-	for _, l := range append([]*lane{baseline}, lanes...) { // connections, neighbours
-		if _, err := b.slice(t, l); err != nil {
-			return err
-		}
-	}
-	for round := range b.pairs {
-		before, err := measure(baseline)
-		if err != nil {
-			return err
-		}
-		for _, k := range rand.New(rand.NewPCG(uint64(round), 1)).Perm(len(lanes)) {
-			rate, err := measure(lanes[k])
-			if err != nil {
-				return err
-			}
-			after, err := measure(baseline)
-			if err != nil {
-				return err
-			}
-			ratios[lanes[k]] = append(ratios[lanes[k]], pairRatio(before, rate, after))
-			before = after
-		}
+	rates, ratios, err := inPairs(b.pairs, measures)
+	if err != nil {
+		return err
 	}
 	out := newTable(t.title, "", t.unit, "95 % interval", "to no filter", "95 % interval")
-	row := func(l *lane, ratio ...string) {
-		s := spreadOf(rates[l])
+	row := func(l *lane, rates []float64, ratio ...string) {
+		s := spreadOf(rates)
 		format := "%.0f"
 		if s.median < 100 {
 			format = "%.2f"
 		}
 		out.row(append([]string{l.title(), fmt.Sprintf(format, s.median), fmt.Sprintf(format+" to "+format, s.low, s.high)}, ratio...)...)
 	}
-	row(baseline)
-	for _, l := range lanes {
-		s := spreadOf(ratios[l])
-		row(l, fmt.Sprintf("%.3f", s.median), fmt.Sprintf("%.3f to %.3f", s.low, s.high))
+	row(baseline, rates[0])
+	for k, l := range lanes {
+		s := spreadOf(ratios[k+1])
+		row(l, rates[k+1], fmt.Sprintf("%.3f", s.median), fmt.Sprintf("%.3f to %.3f", s.low, s.high))
 		if t.goal && l.name == "bouheki" && l.cidrs == 100000 {
 			b.figures = append(b.figures, figure{t.title + ", 100,000 CIDRs, at least 0.97 of no filter", s.median >= 0.97,
 				fmt.Sprintf("%.3f (%.3f to %.3f)", s.median, s.low, s.high)})
@@ -186,6 +164,42 @@ func (b *bench) compare(t traffic, baseline *lane, lanes []*lane) error {
 	out.note("%d pairs, slices of %v; a ratio is that of a slice to the two of no filter beside it", b.pairs, b.pause.Round(time.Millisecond))
 	out.print(b.out)
 	return nil
+}
+
+// inPairs measures each of a list between two of its first, the baseline, over and over,
+// in random order. It returns what each measured, and its ratios to the mean of the two
+// beside it. It begins with one of each that does not count: connections, neighbours.
+func inPairs(rounds int, list []func() (float64, error)) (values, ratios [][]float64, err error) {
+	values, ratios = make([][]float64, len(list)), make([][]float64, len(list))
+	measure := func(k int) (float64, error) {
+		v, err := list[k]()
+		values[k] = append(values[k], v)
+		return v, err
+	}
+	for _, f := range list {
+		if _, err := f(); err != nil {
+			return nil, nil, err
+		}
+	}
+	for round := range rounds {
+		before, err := measure(0)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, k := range rand.New(rand.NewPCG(uint64(round), 1)).Perm(len(list) - 1) {
+			v, err := measure(k + 1)
+			if err != nil {
+				return nil, nil, err
+			}
+			after, err := measure(0)
+			if err != nil {
+				return nil, nil, err
+			}
+			ratios[k+1] = append(ratios[k+1], pairRatio(before, v, after))
+			before = after
+		}
+	}
+	return values, ratios, nil
 }
 
 // pairRatio compares a slice with the two of no filter beside it.
