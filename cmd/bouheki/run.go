@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/bouheki/bouheki/pkg/enforce"
+	"github.com/bouheki/bouheki/pkg/systemd"
 )
 
 const runHelp = `Runs a command under a policy, without any container. It and what it starts get a cgroup
@@ -97,7 +98,7 @@ func setUpRun(flags *pflag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		status, err := host.Run(w, args)
+		status, err := host.Run(w, args, systemd.StartScope)
 		if err != nil && status == 0 {
 			return err
 		}

@@ -19,6 +19,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/bouheki/bouheki/pkg/systemd"
 )
 
 // Roles that the test binary plays in processes of its own: these have users, cgroups
@@ -39,7 +41,7 @@ func play() {
 		if err := errors.Join(json.Unmarshal([]byte(os.Getenv(configVariable)), &c), json.Unmarshal([]byte(os.Getenv(wishVariable)), &w)); err != nil {
 			panic(err)
 		}
-		status, err := c.Run(w, os.Args[1:])
+		status, err := c.Run(w, os.Args[1:], systemd.StartScope)
 		if err != nil {
 			fmt.Println(err)
 			os.Exit(max(status, 2))

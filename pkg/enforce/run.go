@@ -48,7 +48,7 @@ import (
 // with which it could undo the policy (dropped), and sees cgroups and bpffs read-only.
 // User 0 is mighty even so (files that root's services obey): this is no jail for a
 // root who is bent on getting out.
-func (c Config) Run(wish Wish, command []string) (status int, err error) {
+func (c Config) Run(wish Wish, command []string, scopes StartScope) (status int, err error) {
 	if err := requireRunRoot(); err != nil {
 		return 0, err
 	}
@@ -64,7 +64,7 @@ func (c Config) Run(wish Wish, command []string) (status int, err error) {
 		return 0, fmt.Errorf("run %s: %w", command[0], err)
 	}
 	w := waiting{path: path, command: command, signals: listen()}
-	held, err := c.startInScope(self, w)
+	held, err := c.startInScope(self, w, scopes)
 	if err == nil {
 		err = c.loaded(LockWait, func(e *enforcer) error {
 			if held != nil {

@@ -17,11 +17,15 @@ import (
 // reads its units anew.
 const scopeWait = 10 * time.Second
 
+// StartScope has the host's systemd make a scope of this name (with its suffix) for one
+// process, as systemd.StartScope does.
+type StartScope func(name, description string, pid int, patience time.Duration) error
+
 // startInScope starts this program, to wait for release, in a scope of systemd's. It
 // returns nil where the command belongs below its caller's cgroup, and where systemd
 // can't be asked or makes no scope: it is held there just as well. No lock is held
 // meanwhile.
-func (c Config) startInScope(self *runtime.Process, w waiting) (*runner, error) {
+func (c Config) startInScope(self *runtime.Process, w waiting, start StartScope) (*runner, error) {
 	leave, err := c.mayLeave(self)
 	if err != nil || !leave {
 		return nil, err
@@ -30,15 +34,14 @@ func (c Config) startInScope(self *runtime.Process, w waiting) (*runner, error) 
 	if err != nil {
 		return nil, err
 	}
-	held.cgroup, err = runtime.StartScope(runtime.Scope{
-		Name:        fmt.Sprintf("bouheki-run-%d.scope", os.Getpid()),
-		Description: fmt.Sprintf("bouheki run %q", w.command[0]),
-		Slice:       "system.slice", // as systemd-run --scope
-		Pid:         held.process.Pid,
-	}, scopeWait)
-	if err == nil {
-		held.scope = true
-		return held, nil
+	name := fmt.Sprintf("bouheki-run-%d.scope", os.Getpid())
+	if err := start(name, fmt.Sprintf("bouheki run %q", w.command[0]), held.process.Pid, scopeWait); err == nil {
+		its, err := runtime.InspectProcess(held.process.Pid)
+		// Where systemd keeps version 1 alone the scope is none of version 2.
+		if err == nil && filepath.Base(its.Cgroup.Path) == name {
+			held.cgroup, held.scope = its.Cgroup, true
+			return held, nil
+		}
 	}
 	// Ctrl-C reaches it, too: then nothing is to be started in its place.
 	if by := held.abandon(); by != "" {

@@ -25,11 +25,12 @@ var rooms = map[string][]string{
 	"pkg/runtime":  {},
 	"pkg/audit":    {},
 	"pkg/store":    {},
+	"pkg/systemd":  {},
 	"pkg/tables":   {"pkg/policy"},
 	"pkg/importer": {"pkg/policy"},
 	"pkg/datapath": {"pkg/tables", "pkg/audit"},
 	"pkg/enforce":  {"*"},
-	"cmd":          {"pkg/enforce", "pkg/policy", "pkg/audit", "pkg/importer"},
+	"cmd":          {"pkg/enforce", "pkg/policy", "pkg/audit", "pkg/importer", "pkg/systemd"},
 }
 
 // pure packages know neither the kernel nor other programs.
