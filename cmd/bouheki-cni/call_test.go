@@ -128,7 +128,7 @@ func TestNothingAsked(t *testing.T) {
 		e := env(command)
 		e[2] = "CNI_NETNS=" // ADD looks at it after the plugin has done its work
 		if command == "ADD" {
-			e[2] = "CNI_NETNS=/proc/self/ns/mnt" // there, and no network namespace
+			e[2] = "CNI_NETNS=/proc/self/ns/net"
 			e = append(e, "CNI_NETNS_OVERRIDE=1")
 		}
 		if o := call(t, "", stdin, e...); o.code != 0 || o.stdout != want || o.stderr != "" {
