@@ -225,6 +225,7 @@ enum tuple_kind {
 	TUPLE_FLOW = 0,
 	TUPLE_FRAGMENT = 1, /* peer_port << 16 | local_port is the fragment's identification */
 	TUPLE_CALLER = 2,   /* who called a port of the container, at whatever address: a hint, never evidence */
+	TUPLE_ELSEWHERE = 0x80, /* or'ed to a kind: of another network namespace than the container's (set_apart) */
 };
 
 /* A flow, seen from the container. */

@@ -137,8 +137,11 @@ static __noinline enum standing stand_at(struct __sk_buff *skb, const struct hom
 	return stand(sk, home);
 }
 
-static __always_inline bool parse_packet(struct __sk_buff *skb, struct flow *f)
+static __always_inline bool parse_packet(struct __sk_buff *skb, const struct home *home, struct flow *f)
 {
+	__u64 netns = netns_cookie(skb);
+
+	f->netns = netns == home->netns ? 0 : netns;
 	/* No link-layer header here. */
 	if (skb->protocol == bpf_htons(ETH_P_IP) ? parse_ipv4(skb, f, false) : parse_ipv6(skb, f, false))
 		return false;
@@ -168,7 +171,7 @@ static __noinline int judge_at_cgroup(struct __sk_buff *skb, const struct home *
 		return GATE_PASS;
 	if (!begin(home, &trip))
 		return GATE_DROP;
-	if (!parse_packet(skb, &f)) {
+	if (!parse_packet(skb, home, &f)) {
 		deny_packet(&trip.stack, REASON_MALFORMED, &trip.v);
 	} else if (f.frag == FRAG_LATER) {
 		judge_fragment(&f, &trip);
@@ -220,7 +223,7 @@ static __noinline int judge_at_loopback(struct __sk_buff *skb, const struct home
 		return GATE_PASS;
 	if (!begin(home, &trip))
 		return GATE_DROP;
-	parse_packet(skb, &f);
+	parse_packet(skb, home, &f);
 	deny_packet(&trip.stack, REASON_SPOOFED, &trip.v);
 	count(trip.subject, &trip.v, skb->len);
 	record_packet(skb, &f, &trip);
@@ -289,9 +292,9 @@ int bouheki_arrival(struct __sk_buff *skb)
 
 	if (!home->subject || key.ifindex == LOOPBACK_IFINDEX || wall_at(&key) == home->subject)
 		return GATE_PASS;
-	if (home->flags & HOME_HOST && key.netns != home->netns)
-		return GATE_PASS;
-	if (!parse_packet(skb, &f) || f.frag == FRAG_LATER)
+	if (key.netns != home->netns && !(home->flags & HOME_EVERYWHERE))
+		return GATE_PASS; /* as bouheki_gate */
+	if (!parse_packet(skb, home, &f) || f.frag == FRAG_LATER)
 		return GATE_PASS;
 	note_inbound(home->subject, &f);
 	if (f.ports && f.proto != PROTO_TCP)
@@ -300,7 +303,7 @@ int bouheki_arrival(struct __sk_buff *skb)
 }
 
 /* Is it said to somebody who called first? Nobody knows yet which address the kernel will choose: any of ours will do. */
-static __noinline bool answers_call(const struct trip *trip, const struct home *home, struct tuple *t)
+static __noinline bool answers_call(const struct trip *trip, const struct home *home, const struct flow *f, struct tuple *t)
 {
 	struct endpoint_key key = { .netns = home->netns, .ifindex = LOOPBACK_IFINDEX };
 	struct sighting *e = fresh_evidence(trip->evidence, t, trip->now);
@@ -308,12 +311,12 @@ static __noinline bool answers_call(const struct trip *trip, const struct home *
 
 	if (e && e->seen & 1) /* DIR_IN */
 		return true;
-	if (!is_unspecified(t->local))
+	if (!is_unspecified(f->src))
 		return false;
 	caller_of(t);
 	e = fresh_evidence(trip->evidence, t, trip->now);
-	if (e)
-		return true;
+	if (e || f->netns) /* of another network namespace the addresses are not known */
+		return e;
 	t->kind = TUPLE_FLOW;
 	own = bpf_map_lookup_elem(&endpoints, &key);
 	if (!own)
@@ -383,11 +386,12 @@ static __noinline int judge_call(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
 {
 	struct trip trip = { .v = { .rule = RULE_UNKNOWN } };
 	enum standing standing = stand(sk, home);
+	__u64 netns = bpf_get_netns_cookie(ctx);
 	struct tuple t;
 	struct who w;
 
 	if (home->flags & HOME_HOST &&
-	    (standing == STANDS_ASIDE || bpf_get_netns_cookie(ctx) != home->netns || is_kernels_call(ctx)))
+	    (standing == STANDS_ASIDE || netns != home->netns || is_kernels_call(ctx)))
 		return GATE_PASS;
 	who_calls(home->user_ns, &w);
 	if (standing == STANDS_CLOSEST)
@@ -396,7 +400,7 @@ static __noinline int judge_call(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
 		return GATE_DROP;
 	if (is_unspecified(f->dst) || is_local(home->netns, f->dst))
 		return GATE_PASS; /* over lo: the kernel takes "any address" for a loopback one */
-	if (!(home->flags & HOME_EVERYWHERE) && bpf_get_netns_cookie(ctx) != home->netns)
+	if (!(home->flags & HOME_EVERYWHERE) && netns != home->netns)
 		return GATE_PASS; /* from a netns made inside: it is forwarded, and judged as nobody's */
 	if (!begin(home, &trip))
 		return GATE_DROP;
@@ -405,8 +409,9 @@ static __noinline int judge_call(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
 	if (judge(f, 0, &trip.stack, &trip.v) != ACTION_BLOCK)
 		return GATE_PASS; /* monitor mode: the packet is recorded */
 	if (f->proto != PROTO_TCP) {
+		f->netns = netns == home->netns ? 0 : netns;
 		tuple_of(f, false, &t);
-		if (answers_call(&trip, home, &t))
+		if (answers_call(&trip, home, f, &t))
 			return GATE_PASS;
 	}
 	if (is_own(netns_of_caller(ctx), (const struct address *)f->dst))

@@ -58,6 +58,7 @@ static __always_inline void fragment_key(const struct flow *f, struct tuple *t)
 	t->proto = f->ipv6 ? 0 : f->proto;
 	t->kind = TUPLE_FRAGMENT;
 	t->pad = 0;
+	set_apart(f, t);
 }
 
 static __noinline void judge_fragment(const struct flow *f, struct trip *trip)
@@ -98,6 +99,12 @@ static __noinline void judge_sender(struct flow *f, struct trip *trip, struct bp
 	if (sk && has_sections(&trip->stack) && speaks(sk, &w))
 		choose_views(&trip->stack, trip->subject, &w);
 	judge(f, trip->ep, &trip->stack, &trip->v);
+}
+
+/* Not inline: the stack has no room for an entry beside all that judging needs. */
+static __noinline void note_opener(struct trip *trip, const struct tuple *t)
+{
+	remember(trip->evidence, t, DIR_OUT, trip->now);
 }
 
 /*
@@ -180,7 +187,7 @@ static __noinline void judge_datagram(struct flow *f, struct trip *trip, struct 
 		judge_sender(f, trip, sk);
 	}
 	if (!trip->v.answer && trip->v.action != ACTION_BLOCK && !e)
-		remember(trip->evidence, &t, DIR_OUT, trip->now);
+		note_opener(trip, &t);
 	if (s)
 		save(s, &r, trip, &t, dir);
 }

@@ -184,7 +184,9 @@ struct inode {
 };
 
 struct file {
+	__u32 f_flags;
 	struct inode *f_inode;
+	const struct cred *f_cred; /* of who opened it */
 };
 
 struct mm_struct {

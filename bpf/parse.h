@@ -80,6 +80,7 @@ struct flow {
 	__u8 addrs;	/* src and dst are real */
 	__u8 src_mac[6] __attribute__((aligned(4)));
 	__u8 foreign;	/* at a cgroup: src is no address of the network namespace's */
+	__u64 netns;	/* at a cgroup: cookie of the network namespace, if it is another one than the container's; else 0 */
 };
 
 static __always_inline void map_ipv4(__u8 *to, __be32 addr)
@@ -455,6 +456,7 @@ static __always_inline bool parse_common(struct __sk_buff *skb, struct flow *f)
 	f->frag = FRAG_NONE;
 	f->icmp_type = 0;
 	f->foreign = 0;
+	f->netns = 0;
 	f->ports = f->addrs = 1;
 	return true;
 }

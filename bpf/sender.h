@@ -10,6 +10,7 @@
 
 #define PF_IO_WORKER 0x10 /* a thread of io_uring: it speaks for its process, under a name of its own */
 #define PF_KTHREAD 0x200000
+#define FMODE_EXEC 0x20 /* of a file that execve() opened (include/linux/fs.h); no other call can ask for it */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -29,15 +30,19 @@ struct {
 /*
  * Who is calling. uid and gid are the effective ones, as files are opened with.
  *
- * A process may give itself another executable's name in a user namespace of
- * its own (PR_SET_MM_MAP, CAP_CHECKPOINT_RESTORE there): exe is believed only
- * in the container's.
+ * A process may put another file in the place of its executable (PR_SET_MM_MAP with
+ * CAP_CHECKPOINT_RESTORE). In a user namespace of its own anybody has that, and a
+ * child there that shares its memory (CLONE_VM) does it for its parent. So exe is
+ * believed only of who is in the container's user namespace, and of a file that was
+ * executed there: also binfmt_misc, which the own namespace may have too, hands out
+ * files that were opened for execution.
  */
 static __always_inline void who_calls(__u32 user_ns, struct who *w)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct mm_struct *mm = task->mm;
 	const struct cred *cred = task->cred;
+	struct file *exe;
 
 	__builtin_memset(w, 0, sizeof(*w));
 	if (task->flags & PF_KTHREAD)
@@ -52,8 +57,11 @@ static __always_inline void who_calls(__u32 user_ns, struct who *w)
 		bpf_get_current_comm(w->comm, sizeof(w->comm));
 	if (!mm || cred->user_ns->ns.inum != user_ns)
 		return;
-	w->inode = mm->exe_file->f_inode->i_ino;
-	w->device = mm->exe_file->f_inode->i_sb->s_dev;
+	exe = mm->exe_file;
+	if (!(exe->f_flags & FMODE_EXEC) || exe->f_cred->user_ns->ns.inum != user_ns)
+		return;
+	w->inode = exe->f_inode->i_ino;
+	w->device = exe->f_inode->i_sb->s_dev;
 	w->flags |= WHO_EXE;
 }
 

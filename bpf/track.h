@@ -82,6 +82,20 @@ struct {
 } quotes SEC(".maps");
 
 /*
+ * A network namespace may be made inside by any process, who is mighty there: he may
+ * give it the container's addresses and have whomever he likes call them. What is seen
+ * in another one than the container's stands apart from it: the cookie takes the place
+ * of the address' first half.
+ */
+static __always_inline void set_apart(const struct flow *f, struct tuple *t)
+{
+	if (!f->netns)
+		return;
+	*(__u64 *)t->local = f->netns;
+	t->kind |= TUPLE_ELSEWHERE;
+}
+
+/*
  * The packet that an ICMP error quotes, as the tuple of the flow it belongs
  * to: peer is who sent it. Returns 0 if there is one.
  */
@@ -119,6 +133,7 @@ __noinline int parse_quote(struct __sk_buff *skb, struct flow *f, struct tuple *
 			return -1;
 		t->local_port = (__u16)h[0] << 8 | h[1];
 	}
+	set_apart(f, t);
 	return 0;
 }
 
@@ -248,6 +263,7 @@ static __always_inline void tuple_of(const struct flow *f, bool inbound, struct 
 		t->peer_port = 0;
 		t->local_port = f->echo_id;
 	}
+	set_apart(f, t);
 }
 
 static __always_inline bool same_tuple(const struct tuple *a, const struct tuple *b)
@@ -269,7 +285,7 @@ static __always_inline __u32 slot_of(const struct tuple *t)
 
 static __always_inline __u64 lifetime(const struct tuple *t)
 {
-	if (t->kind == TUPLE_FRAGMENT)
+	if ((t->kind & ~TUPLE_ELSEWHERE) == TUPLE_FRAGMENT)
 		return FRAGMENT_LIFETIME;
 	return t->proto == PROTO_TCP ? TCP_LIFETIME : FLOW_LIFETIME;
 }

@@ -116,6 +116,7 @@ type kernelFlow struct {
 	SrcMac    [6]uint8
 	Foreign   uint8
 	_         [1]byte
+	Netns     uint64
 }
 
 type kernelHome struct {

@@ -133,6 +133,8 @@ func (a *agent) obey(o order) (d done, err error) {
 	switch o.Do {
 	case "be":
 		return d, a.be(o)
+	case "mask":
+		return d, a.mask()
 	case "socket":
 		return a.open(o)
 	case "take":

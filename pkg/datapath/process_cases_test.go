@@ -254,7 +254,12 @@ allow = ["*"]
 // that asks for one holds for him, and none of them may be got round by that.
 func TestProcessInUserNamespace(t *testing.T) {
 	q := newProcessRig(t).newRun()
-	nested := q.agents[3]
+	t.Run("of its own", func(t *testing.T) { isAnyFile(t, q, q.agents[3]) })
+	t.Run("of a child's, that gave it another file", func(t *testing.T) { isAnyFile(t, q, q.masked(t, q.agents[0])) })
+}
+
+func isAnyFile(t *testing.T, q *processRun, c *crew) {
+	t.Helper()
 	for _, test := range []struct {
 		name, sections string
 		reaches        bool
@@ -268,8 +273,8 @@ func TestProcessInUserNamespace(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			q.under(t, "allow = []\n"+test.sections)
-			nested.be(t, policy.Who{Command: "alpha"})
-			k, err := q.open(nested, policy.TCP, lab.Allowed4, false, 0)
+			c.be(t, policy.Who{Command: "alpha"})
+			k, err := q.open(c, policy.TCP, lab.Allowed4, false, 0)
 			if err != nil {
 				t.Fatal(err)
 			}

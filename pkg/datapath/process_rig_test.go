@@ -45,7 +45,7 @@ type processRig struct {
 // crew is one of the agents, from outside.
 type crew struct {
 	pid    uint32
-	nested bool   // in a user namespace of its own: its exe is not to be believed
+	nested bool   // in a user namespace of its own, or masked: its exe is not to be believed
 	path   string // what policies call its executable
 	exe    [16]byte
 	pipe   int

@@ -3,7 +3,9 @@
 package enforce
 
 import (
+	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,7 +47,7 @@ func (call *Call) Releases() bool { return call.stage == "poststop" }
 // Hook does what the call's stage asks for. An error of a stage before the
 // container's first instruction means that it must not start.
 func (c Config) Hook(call *Call) error {
-	if call.guessed && call.stage == "prestart" && runtime.Entered(call.state.Pid) {
+	if call.guessed && call.stage == "prestart" && runtime.Entered(call.state.Pid) && c.hooked(call) {
 		call.stage = "poststart" // its status says "created" there with runc, and with crun before the start
 	}
 	switch call.stage {
@@ -79,6 +81,13 @@ func (c Config) Hook(call *Call) error {
 	}
 	c.noteAbsent(call, ctr)
 	return nil
+}
+
+// hooked says whether the hook before the start has been called. That a process has
+// entered a root file system does not: a sandbox (gVisor's) has one of its own by then.
+func (c Config) hooked(call *Call) bool {
+	records := c.recorded(fmt.Sprintf("/proc/%d/ns/net", call.state.Pid))
+	return slices.ContainsFunc(records, func(r store.Record) bool { return r.ID == call.state.ID && r.State == store.Attached && alive(r) })
 }
 
 // noteAbsent says in the log which executables a policy names that a container does

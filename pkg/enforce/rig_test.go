@@ -98,6 +98,12 @@ func cgroupRoot() string {
 // start begins a life under an ID of 64 digits.
 func (r *rig) start(t testing.TB, id string) *life {
 	t.Helper()
+	return r.startAs(t, id, "exec sleep 600")
+}
+
+// startAs says how its process begins to wait; $0 is its root.
+func (r *rig) startAs(t testing.TB, id, wait string) *life {
+	t.Helper()
 	for _, program := range []string{"sh", "nsenter", "unshare", "mount", "sleep"} {
 		if _, err := exec.LookPath(program); err != nil {
 			t.Skipf("SKIP: a container's process needs %s: %v", program, err)
@@ -113,7 +119,7 @@ func (r *rig) start(t testing.TB, id string) *life {
 		t.Fatal(err)
 	}
 	// It mounts its root, as a runtime has by the time of the hook, and waits.
-	l.process = r.Command(r.Container, "sh", "-c", `echo $$ >"$0/cgroup.procs" && exec unshare --mount --pid --fork --kill-child sh -c 'mount --bind "$0" "$0" && exec sleep 600' "$1"`, l.cgroup, rootfs)
+	l.process = r.Command(r.Container, "sh", "-c", `echo $$ >"$0/cgroup.procs" && exec unshare --mount --pid --fork --kill-child sh -c 'mount --bind "$0" "$0" && eval "$1"' "$1" "$2"`, l.cgroup, rootfs, wait)
 	if err := l.process.Start(); err != nil {
 		t.Fatal(err)
 	}

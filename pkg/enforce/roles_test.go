@@ -55,6 +55,7 @@ func play() {
 
 // puppetShow: "dial NETWORK ADDRESS" makes a call, "keep NETWORK ADDRESS" one that
 // stays, "say" writes to that and waits for an echo, "child" makes a call from a child,
+// "escape" from one that it starts in another cgroup,
 // "accept ADDRESS" listens and echoes.
 func puppetShow() {
 	var kept net.Conn
@@ -81,8 +82,16 @@ func puppetShow() {
 			err = echo(kept)
 		case "drop":
 			err = kept.Close()
-		case "child":
+		case "child", "escape":
 			cmd := exec.Command("/proc/self/exe")
+			if words[0] == "escape" { // a child in the cgroup of all
+				dir, e := os.Open(cgroupRoot())
+				if e != nil {
+					fmt.Println(e)
+					continue
+				}
+				cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+			}
 			cmd.Env = append(os.Environ(), roleVariable+"=puppet")
 			cmd.Stdin = strings.NewReader("dial " + words[1] + " " + words[2] + "\n")
 			out, e := cmd.Output()
@@ -135,7 +144,7 @@ func echo(c net.Conn) error {
 func verdictOf(err error) string {
 	for text, is := range map[string]error{
 		"EPERM": syscall.EPERM, "ECONNREFUSED": syscall.ECONNREFUSED, "timeout": os.ErrDeadlineExceeded,
-		"ECONNABORTED": syscall.ECONNABORTED, "ECONNRESET": syscall.ECONNRESET, "ok": nil,
+		"ECONNABORTED": syscall.ECONNABORTED, "ECONNRESET": syscall.ECONNRESET, "ENOSYS": syscall.ENOSYS, "ok": nil,
 	} {
 		if errors.Is(err, is) {
 			return text

@@ -45,7 +45,8 @@ import (
 //
 // Hooks at a cgroup go by the cgroup in which a socket was made. So the command gets no
 // network socket of the caller's. It keeps the caller's user, without the capabilities
-// with which it could undo the policy (dropped), and sees cgroups and bpffs read-only.
+// with which it could undo the policy (dropped), sees cgroups and bpffs read-only, and
+// can't start a child in another cgroup (clone3).
 // User 0 is mighty even so (files that root's services obey): this is no jail for a
 // root who is bent on getting out.
 func (c Config) Run(wish Wish, command []string, scopes StartScope) (status int, err error) {

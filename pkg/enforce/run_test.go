@@ -75,6 +75,7 @@ func TestRun(t *testing.T) {
 	// The host's own addresses are its own.
 	p.wants("ECONNREFUSED", "dial tcp 127.0.0.1:9", "dial tcp 10.77.0.1:9", "dial tcp [fd77::1]:9")
 	p.wants("EPERM", "packet")
+	p.wants("ENOSYS", "escape tcp 10.77.0.3:80")
 	list := r.listed(t)
 	if len(list) != 1 || !strings.HasPrefix(list[0].Name, "run-") || list[0].Coverage != "full" || list[0].Blocked["no-rule"].Packets == 0 {
 		t.Errorf("listed: %+v", list)

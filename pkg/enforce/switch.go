@@ -54,8 +54,16 @@ func (e *enforcer) switchTo(batch []network, layers []store.Layer, new map[uint3
 		if senders[i], errs[i] = e.introduce(n, layers); errs[i] != nil {
 			continue
 		}
-		if len(new) > 0 || !e.set.Under(n.subject(), datapathLayers(senders[i].shared)) {
+		shared := datapathLayers(senders[i].shared)
+		switch {
+		case len(new) > 0 || !e.set.Under(n.subject(), shared):
 			generations[n.subject()] = generation()
+		case !n.knows(senders[i]):
+			// The policy is the same, and a file behind a path is another one. First whom nobody means any
+			// more: sockets are asked anew from the switch on.
+			if errs[i] = e.set.KeepMatches(n.subject(), shared); errs[i] == nil {
+				generations[n.subject()] = generation()
+			}
 		}
 	}
 	err := e.updateAll(generations, senders, new)
@@ -95,6 +103,17 @@ type senders struct {
 	shared []store.Layer   // by the wall, of all members
 	layers [][]store.Layer // of each member
 	absent [][]string      // executables that each does not have
+}
+
+// knows says whether the members' records know their senders by the same things.
+func (n network) knows(s senders) bool {
+	same := func(a, b store.Layer) bool { return a.Table == b.Table && slices.Equal(a.Senders, b.Senders) }
+	for i, r := range n.members {
+		if !slices.EqualFunc(r.Layers, s.layers[i], same) {
+			return false
+		}
+	}
+	return true
 }
 
 // introduce says to the kernel what the senders of a network are known by in layers

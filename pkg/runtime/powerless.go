@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,11 +30,14 @@ var undoing = map[string]uintptr{
 }
 
 // GiveUpPowers takes from the calling thread, for good, what could undo the policy of
-// its cgroup: capabilities, and write access to cgroups and bpffs. The thread must be
-// in a mount namespace of its own, and locked.
+// its cgroup: capabilities, write access to cgroups and bpffs, and clone3. The thread
+// must be in a mount namespace of its own, and locked.
 func GiveUpPowers() error {
 	if err := hideKernelFiles(); err != nil {
 		return fmt.Errorf("make cgroups read-only: %w", err)
+	}
+	if err := forbidClone3(); err != nil {
+		return fmt.Errorf("forbid clone3: %w", err)
 	}
 	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var caps [2]unix.CapUserData
@@ -79,4 +83,25 @@ func hideKernelFiles() error {
 		}
 	}
 	return nil
+}
+
+// forbidClone3: with CLONE_INTO_CGROUP user 0 starts a child in whichever cgroup it can
+// open the directory of. The kernel asks for write access to cgroup.procs then, but not
+// of the mount: one that is read-only is no obstacle (cgroup_may_write in
+// kernel/cgroup/cgroup.c). A filter can't see the flags, which are in memory. ENOSYS is
+// what libraries expect of older kernels: they use clone instead.
+func forbidClone3() error {
+	const (
+		number = 0           // offset in struct seccomp_data
+		x32    = 0x4000_0000 // of that ABI's numbers on amd64, which are else the same
+	)
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: number},
+		{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: ^uint32(x32)},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_CLONE3, Jf: 1}, // of all ABIs: Linux numbers new calls alike
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	return unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&program)), 0, 0)
 }

@@ -184,8 +184,14 @@ func (w witness) mountPower(m mount, guards []guarded) (Power, bool) {
 	case "bpf":
 		return Power{"bpffs at " + m.point, "it may open the pinned maps", hint}, true
 	case "cgroup", "cgroup2":
-		if !w.readOnly(m) && w.reachesOut(m) {
+		if !w.reachesOut(m) {
+			return Power{}, false
+		}
+		if !w.readOnly(m) {
 			return Power{"writable cgroups at " + m.point, "it may leave its cgroup", hint + ", or --cgroupns=private"}, true
+		}
+		if m.fstype == "cgroup2" && w.hostRoot && w.clones3() {
+			return Power{"the host's cgroups at " + m.point + " without a seccomp filter", "it may start a process in another cgroup (clone3), read-only or not", hint + ", or --cgroupns=private, or no --security-opt seccomp"}, true
 		}
 		return Power{}, false
 	case "proc":
@@ -260,6 +266,27 @@ func (w witness) reachesOut(m mount) bool {
 		}
 	}
 	return m.fstype == "cgroup2"
+}
+
+// clones3 says whether clone3 may succeed: user 0 needs no more, and no writable mount,
+// to start a child in a cgroup whose directory it can open.
+func (w witness) clones3() bool {
+	if w.spec.Linux == nil || w.spec.Linux.Seccomp == nil {
+		return true
+	}
+	denies := func(a specs.LinuxSeccompAction) bool {
+		return slices.Contains([]specs.LinuxSeccompAction{specs.ActErrno, specs.ActKill, specs.ActKillProcess, specs.ActKillThread, specs.ActTrap}, a)
+	}
+	action := w.spec.Linux.Seccomp.DefaultAction
+	for _, call := range w.spec.Linux.Seccomp.Syscalls {
+		if !slices.Contains(call.Names, "clone3") {
+			continue
+		}
+		if action = call.Action; !denies(action) || len(call.Args) > 0 {
+			return true
+		}
+	}
+	return !denies(action)
 }
 
 // capabilities are all that config.json gives in any way, as "CAP_…".

@@ -175,6 +175,7 @@ func TestPowersOfMounts(t *testing.T) {
 			t.Fatal(err)
 		}
 		spec := readSpecFile(t, "testdata/crun/bridge/config.json")
+		spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActErrno} // TestPowersOfClone3
 		if c.options != nil {
 			fstype := "bind"
 			if strings.Contains(c.mount, "cgroup2") {
@@ -187,6 +188,40 @@ func TestPowersOfMounts(t *testing.T) {
 		got := whats(w.powers())
 		if c.want == "" && len(got) > 0 || c.want != "" && (len(got) != 1 || !strings.HasPrefix(got[0], c.want)) {
 			t.Errorf("%s (%v): got %q, want %q", c.mount, c.options, got, c.want)
+		}
+	}
+}
+
+// A read-only mount is no obstacle for clone3, which the engines' own filter forbids.
+func TestPowersOfClone3(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		seccomp *specs.LinuxSeccomp
+		root    string
+		power   bool
+	}{
+		{"no filter", nil, "/", true},
+		{"no filter, its own part alone", nil, "/machine.slice/a", false},
+		{"a filter that allows it", &specs.LinuxSeccomp{DefaultAction: specs.ActErrno, Syscalls: []specs.LinuxSyscall{{Names: []string{"clone", "clone3"}, Action: specs.ActAllow}}}, "/", true},
+		{"one that does not know it", &specs.LinuxSeccomp{DefaultAction: specs.ActAllow}, "/", true},
+		{"one that forbids it", &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"clone3"}, Action: specs.ActErrno}}}, "/", false},
+		{"one that forbids all but some", &specs.LinuxSeccomp{DefaultAction: specs.ActErrno, Syscalls: []specs.LinuxSyscall{{Names: []string{"clone"}, Action: specs.ActAllow}}}, "/", false},
+	} {
+		own, err := parseMounts(usualHost)
+		if err != nil {
+			t.Fatal(err)
+		}
+		its, err := parseMounts("50 49 0:90 / / rw - overlay o rw\n60 50 0:4 " + c.root + " /sys/fs/cgroup ro - cgroup2 src rw\n")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, root := range []bool{true, false} {
+			w := witness{spec: readSpecFile(t, "testdata/crun/bridge/config.json"), own: own, mounts: its.mounts,
+				identity: identity{hostRoot: root, userNS: !root, mountNS: true}, hierarchies: []hierarchy{{path: "/machine.slice/a"}}}
+			w.spec.Linux.Seccomp = c.seccomp
+			if got := whats(w.powers()); len(got) > 0 != (c.power && root) {
+				t.Errorf("%s, as the host's root %v: %q", c.name, root, got)
+			}
 		}
 	}
 }

@@ -97,6 +97,7 @@ func TestNamespaceMadeInside(t *testing.T) {
 	})
 	in(t, h.Lab, ns, func() error { return errors.Join(lab.Up("lo"), lab.Up("eth1", "10.99.0.2/24", "fd99:9::2/64")) })
 	tap := newTap(t, h.Lab, h.Host, "veth9")
+	answersInside(t, h, j.member)
 	for i, l := range laters {
 		// No neighbour is known: the kernel asks, by a socket of this very cgroup.
 		listener := h.listener(t, h.Host, l.allowed, 7300+i)
@@ -137,6 +138,37 @@ func TestNamespaceMadeInside(t *testing.T) {
 		t.Errorf("in another's name over lo: %v, want EPERM", err)
 	}
 	h.nothingLater(t, tap, "by the kernel", to(laterDenied6))
+}
+
+// answersInside: who calls into that namespace, though he may not be called, is answered.
+func answersInside(t *testing.T, h *house, m *member) {
+	t.Helper()
+	for i, l := range laters {
+		server := m.socket(t, family(l.own), unix.SOCK_DGRAM, 0)
+		client := h.opened(t, h.Host, family(l.own), unix.SOCK_DGRAM, 0)
+		if err := errors.Join(unix.Bind(server, sockaddr(unspecified(l.own), 9300+i)), unix.Bind(client, sockaddr(l.denied, 0))); err != nil {
+			t.Fatal(err)
+		}
+		var from unix.Sockaddr
+		until(t, "a call from outside is heard", func() (heard bool) {
+			if err := unix.Sendto(client, []byte("hello"), 0, sockaddr(l.own, 9300+i)); err != nil {
+				t.Fatal(err)
+			}
+			_, from, _ = unix.Recvfrom(server, make([]byte, 10), 0)
+			return from != nil
+		})
+		if err := unix.Sendto(server, []byte("answer"), 0, from); err != nil {
+			t.Errorf("an answer to %v: %v", l.denied, err)
+		} else if got, err := read(client); got != "answer" {
+			t.Errorf("an answer to %v: %q, %v", l.denied, got, err)
+		}
+		listener := m.listener(t, unspecified(l.own), 8700+i)
+		conn, err := h.dial(t, h.Host, l.denied, l.own, 0, 8700+i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		echoes(t, "a client that is denied", accept(t, listener), conn)
+	}
 }
 
 // In monitor mode everything passes and what would have been denied is written
