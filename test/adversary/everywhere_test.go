@@ -95,7 +95,10 @@ func TestNamespaceMadeInside(t *testing.T) {
 		veth.PeerName, veth.PeerNamespace = "eth1", netlink.NsFd(ns)
 		return errors.Join(netlink.LinkAdd(veth), lab.Up("veth9", "10.99.0.1/24", "10.99.0.7/24", "fd99:9::1/64", "fd99:9::7/64"))
 	})
-	in(t, h.Lab, ns, func() error { return errors.Join(lab.Up("lo"), lab.Up("eth1", "10.99.0.2/24", "fd99:9::2/64")) })
+	in(t, h.Lab, ns, func() error {
+		return errors.Join(lab.Up("lo"), lab.Up("eth1", "10.99.0.2/24", "fd99:9::2/64"), lab.Carries("eth1"))
+	})
+	in(t, h.Lab, h.Host, func() error { return lab.Carries("veth9") })
 	tap := newTap(t, h.Lab, h.Host, "veth9")
 	answersInside(t, h, j.member)
 	for i, l := range laters {

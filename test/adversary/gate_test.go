@@ -46,7 +46,7 @@ func (h *house) connectLater(t *testing.T) *tap {
 			return err
 		}
 		link, err := netlink.LinkByName("eth1")
-		if err != nil {
+		if err := errors.Join(err, lab.Carries("eth1")); err != nil {
 			return err
 		}
 		for _, a := range []netip.Addr{later4, later6, laterDenied4, laterDenied6} {
@@ -58,7 +58,7 @@ func (h *house) connectLater(t *testing.T) *tap {
 	})
 	in(t, h.Lab, h.Host, func() error {
 		link, err := netlink.LinkByName("veth9")
-		if err != nil {
+		if err := errors.Join(err, lab.Carries("veth9")); err != nil {
 			return err
 		}
 		for _, a := range []netip.Addr{laterOwn4, laterOwn6} {

@@ -24,6 +24,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -219,9 +220,12 @@ func (l *Lab) connect(ns netns.NsHandle, inside, outside, addr4, gw4, addr6, gw6
 	}); err != nil {
 		return err
 	}
-	return l.Do(ns, func() error {
-		return errors.Join(Up("lo"), Up(inside, addr4, addr6), RouteBy(gw4, gw6))
-	})
+	if err := l.Do(ns, func() error {
+		return errors.Join(Up("lo"), Up(inside, addr4, addr6), RouteBy(gw4, gw6), Carries(inside))
+	}); err != nil {
+		return err
+	}
+	return l.Do(l.Host, func() error { return Carries(outside) })
 }
 
 // RouteBy makes gateways the way to everywhere, from the calling thread's namespace.
@@ -249,6 +253,21 @@ func Up(name string, addrs ...string) error {
 		return err
 	}
 	return netlink.LinkSetUp(link)
+}
+
+// Carries waits until a device of the calling thread's namespace carries packets. When
+// both ends of a veth are up the kernel's linkwatch has yet to see it, and drops what is
+// sent before.
+func Carries(name string) error {
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		link, err := netlink.LinkByName(name)
+		if err != nil || link.Attrs().OperState == netlink.OperUp {
+			return err
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("wait for %s: it is %v", name, link.Attrs().OperState)
+		}
+	}
 }
 
 func addAddrs(link netlink.Link, addrs ...string) error {
