@@ -159,11 +159,14 @@ struct who {
 	__u8 comm[16];
 };
 
-/* Of a socket: who speaks over it. */
+/* Of a socket: who speaks over it, and which views that is under a subject's word. */
 struct speaker {
 	struct bpf_spin_lock lock;
-	__u32 pad;
+	__u32 subject;
+	__u64 word; /* 0: the views are not known */
 	struct who who;
+	__u32 view[MAX_LAYERS];
+	__u32 pad;
 };
 
 #define HOME_HOST 2	  /* of the host: leaves alone what a cgroup below judges, and the kernel's own sockets */

@@ -359,11 +359,11 @@ static __always_inline void note_speaker(struct bpf_sock *sk, const struct who *
 	if (!s)
 		return; /* no memory: nobody is known to speak, and every section must allow */
 	bpf_spin_lock(&s->lock);
-	other = s->who.pid != w->pid || s->who.inode != w->inode || s->who.uid != w->uid || s->who.gid != w->gid ||
-		s->who.flags != w->flags || *(__u64 *)s->who.comm != *(__u64 *)w->comm ||
-		*(__u64 *)(s->who.comm + 8) != *(__u64 *)(w->comm + 8);
-	if (other)
+	other = !same_who(&s->who, w);
+	if (other) {
 		s->who = *w;
+		s->word = 0;
+	}
 	bpf_spin_unlock(&s->lock);
 	/* Made here and not while the SYN is judged: that took three times as long (two allocations beneath a lock). */
 	bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
@@ -404,8 +404,11 @@ static __noinline int judge_call(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
 		return GATE_PASS; /* from a netns made inside: it is forwarded, and judged as nobody's */
 	if (!begin(home, &trip))
 		return GATE_DROP;
-	if (has_sections(&trip.stack))
+	if (has_sections(&trip.stack)) {
 		choose_views(&trip.stack, trip.subject, &w);
+		if (standing == STANDS_CLOSEST)
+			keep_views(sk, &w, trip.subject, trip.word, &trip.stack);
+	}
 	if (judge(f, 0, &trip.stack, &trip.v) != ACTION_BLOCK)
 		return GATE_PASS; /* monitor mode: the packet is recorded */
 	if (f->proto != PROTO_TCP) {

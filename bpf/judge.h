@@ -96,7 +96,7 @@ static __noinline void judge_sender(struct flow *f, struct trip *trip, struct bp
 {
 	struct who w;
 
-	if (sk && has_sections(&trip->stack) && speaks(sk, &w))
+	if (sk && has_sections(&trip->stack) && !recall_views(sk, trip->subject, trip->word, &trip->stack) && speaks(sk, &w))
 		choose_views(&trip->stack, trip->subject, &w);
 	judge(f, trip->ep, &trip->stack, &trip->v);
 }

@@ -154,6 +154,50 @@ static __always_inline bool speaks(struct bpf_sock *sk, struct who *w)
 	return true;
 }
 
+/* The views of who spoke last, if they were kept under this very word. */
+static __always_inline bool recall_views(struct bpf_sock *sk, __u32 subject, __u64 word, struct stack *stack)
+{
+	struct speaker *s = bpf_sk_storage_get(&speakers, sk, 0, 0);
+	bool kept;
+
+	if (!s)
+		return false;
+	bpf_spin_lock(&s->lock);
+	kept = s->word == word && s->subject == subject;
+	if (kept) {
+		stack->view[0] = s->view[0];
+		stack->view[1] = s->view[1];
+		stack->view[2] = s->view[2];
+	}
+	bpf_spin_unlock(&s->lock);
+	return kept;
+}
+
+static __always_inline bool same_who(const struct who *a, const struct who *b)
+{
+	return a->pid == b->pid && a->inode == b->inode && a->device == b->device && a->uid == b->uid && a->gid == b->gid &&
+	       a->flags == b->flags && *(const __u64 *)a->comm == *(const __u64 *)b->comm &&
+	       *(const __u64 *)(a->comm + 8) == *(const __u64 *)(b->comm + 8);
+}
+
+/* For the first packet of what is called: choosing costs more than the call's other work. */
+static __noinline void keep_views(struct bpf_sock *sk, const struct who *w, __u32 subject, __u64 word, const struct stack *stack)
+{
+	struct speaker *s = bpf_sk_storage_get(&speakers, sk, 0, 0);
+
+	if (!s)
+		return;
+	bpf_spin_lock(&s->lock);
+	if (same_who(&s->who, w)) {
+		s->subject = subject;
+		s->word = word;
+		s->view[0] = stack->view[0];
+		s->view[1] = stack->view[1];
+		s->view[2] = stack->view[2];
+	}
+	bpf_spin_unlock(&s->lock);
+}
+
 static __always_inline bool has_sections(const struct stack *stack)
 {
 	return stack->view[0] | stack->view[1] | stack->view[2];

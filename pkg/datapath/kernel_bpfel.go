@@ -237,8 +237,9 @@ type kernelSpeaker struct {
 		_   structs.HostLayout
 		Val uint32
 	}
-	Pad uint32
-	Who struct {
+	Subject uint32
+	Word    uint64
+	Who     struct {
 		_      structs.HostLayout
 		Inode  uint64
 		Device uint64
@@ -248,6 +249,8 @@ type kernelSpeaker struct {
 		Flags  uint32
 		Comm   [16]uint8
 	}
+	View [3]uint32
+	Pad  uint32
 }
 
 type kernelStack struct {
