@@ -23,11 +23,18 @@ const (
 	agentPipe     = 3
 )
 
+// The agent does all in the main thread: only it bears the process' name. Later than here
+// main may run in another one.
+func init() {
+	if os.Getenv(agentVariable) != "" {
+		runtime.LockOSThread()
+	}
+}
+
 func TestMain(m *testing.M) {
 	if os.Getenv(agentVariable) == "" {
 		os.Exit(m.Run())
 	}
-	runtime.LockOSThread() // the main thread: only it bears the process' name
 	if err := serveOrders(); err != nil {
 		fmt.Fprintln(os.Stderr, "agent:", err)
 		os.Exit(1)

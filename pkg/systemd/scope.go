@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"strconv"
 	"time"
 
 	systemd "github.com/coreos/go-systemd/v22/dbus"
@@ -37,7 +36,10 @@ func StartScope(name, description string, pid int, patience time.Duration) error
 }
 
 func start(ctx context.Context, name, description string, pid int) error {
-	conn, err := systemd.NewConnection(func() (*dbus.Conn, error) { return dialSystemd(ctx) })
+	if err := listens(ctx); err != nil {
+		return err
+	}
+	conn, err := systemd.NewSystemdConnectionContext(ctx)
 	if err != nil {
 		return err
 	}
@@ -62,23 +64,14 @@ func start(ctx context.Context, name, description string, pid int) error {
 	}
 }
 
-func dialSystemd(ctx context.Context) (*dbus.Conn, error) {
+// listens says whether who listens there is the init of this host.
+func listens(ctx context.Context) error {
 	var dialer net.Dialer
 	socket, err := dialer.DialContext(ctx, "unix", systemdSocket)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := isInit(socket.(*net.UnixConn)); err != nil {
-		return nil, errors.Join(err, socket.Close())
-	}
-	conn, err := dbus.NewConn(socket, dbus.WithContext(ctx))
-	if err != nil {
-		return nil, errors.Join(err, socket.Close())
-	}
-	if err := conn.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(os.Getuid()))}); err != nil {
-		return nil, errors.Join(err, conn.Close())
-	}
-	return conn, nil
+	return errors.Join(isInit(socket.(*net.UnixConn)), socket.Close())
 }
 
 // isInit makes sure that who listens is process 1 of this PID namespace. To another
