@@ -3,6 +3,7 @@
 package adversary
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -44,13 +45,9 @@ func newHouse(t *testing.T, allow, deny []string) *house {
 	t.Helper()
 	h := &house{Lab: lab.New(t)}
 	h.prepare(t)
-	dir := filepath.Join(lab.BPFFS(t), "set")
-	var err error
-	if h.set, err = datapath.Load(dir, datapath.DefaultSizes); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { h.set.Close() })
-	h.generation, h.table = 1, 1
+	h.set = theSet(t)
+	h.generation, h.table = generations, 1
+	t.Cleanup(func() { generations = h.generation + 1 })
 	h.setup = datapath.Setup{
 		Subject: 1, Generation: h.generation, Cgroup: newCgroup(t), Home: datapath.Home{Netns: h.ContainerCookie},
 		Layers: []datapath.Layer{{Table: h.table}},
@@ -69,6 +66,47 @@ func newHouse(t *testing.T, allow, deny []string) *house {
 	h.eth0 = h.injector(t, h.Container, "eth0")
 	h.bypass = h.injector(t, h.Container, "eth0", unix.PACKET_QDISC_BYPASS)
 	return h
+}
+
+// One set serves one house after the other, as on any host: to load one costs more than
+// most attacks take. What the house before has left is thrown away; its devices are gone.
+var (
+	shared      *datapath.Set
+	generations uint64   = 1
+	joined      []uint32 // numbers that houses before have taken beside 1
+)
+
+func theSet(t *testing.T) *datapath.Set {
+	t.Helper()
+	if shared == nil {
+		dir, err := os.MkdirTemp("", "bpf")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mount("bpf", dir, "bpf", 0, ""); err != nil {
+			t.Skipf("SKIP: mounting a bpffs: %v", err)
+		}
+		atExit = append(atExit, func() { _ = errors.Join(unix.Unmount(dir, unix.MNT_DETACH), os.Remove(dir)) })
+		if shared, err = datapath.Load(filepath.Join(dir, "set"), datapath.DefaultSizes); err != nil {
+			t.Fatal(err)
+		}
+		atExit = append([]func(){func() { _ = shared.Close() }}, atExit...)
+		return shared
+	}
+	for _, number := range append(joined, 1) {
+		if err := shared.Discard(number); err != nil {
+			t.Fatal(err)
+		}
+	}
+	joined = nil
+	for table := uint32(1); table < 4096; table++ { // those of all these tests
+		if shared.HasTable(table) {
+			if err := shared.RemoveTable(table); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return shared
 }
 
 // prepare makes the lab as careless as a real network may be: nothing but the

@@ -43,12 +43,18 @@ const (
 	fdHandOver  = 4
 )
 
+// atExit is what is done when all tests have ended.
+var atExit []func()
+
 func TestMain(m *testing.M) {
 	role := os.Getenv(roleVariable)
 	if role == "" {
 		lab.Unpreempted()
 		release := steady()
 		code := m.Run()
+		for _, f := range atExit {
+			f()
+		}
 		release()
 		os.Exit(code)
 	}

@@ -35,6 +35,7 @@ func (h *house) join(t *testing.T, number uint32, ns netns.NsHandle, home datapa
 func (h *house) joinAt(t *testing.T, cgroup string, number uint32, ns netns.NsHandle, home datapath.Home, allow, deny []string) joiner {
 	t.Helper()
 	h.generation++
+	joined = append(joined, number)
 	j := joiner{setup: datapath.Setup{
 		Subject: number, Generation: h.generation, Cgroup: cgroup, Home: home, Layers: []datapath.Layer{{Table: 1000 + number}},
 		Tables: map[uint32]*tables.Tables{1000 + number: compile(t, allow, deny)},
