@@ -37,7 +37,7 @@ func cni(s *suite) error {
 
 // kernel runs the tests that talk to the kernel on another one.
 func kernel(s *suite, series string) error {
-	args := append([]string{"run", "./test/kernels", "-json", "-short", "-series", series}, kernelPackages...)
+	args := append([]string{"run", "./test/kernels", "-json", "-short", "-timeout", "20m", "-series", series}, kernelPackages...)
 	cmd := exec.Command("go", args...)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
