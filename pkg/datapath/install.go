@@ -93,6 +93,17 @@ func (s *Set) Install(setup Setup) (err error) {
 			err = errors.Join(err, s.Remove(setup))
 		}
 	}()
+	if err := s.start(setup, stack, steps); err != nil {
+		return err
+	}
+	if err := s.putLocals(setup); err != nil {
+		return err
+	}
+	return s.putEndpoints(endpoints)
+}
+
+// start takes the steps of prepare, and puts the container's number under its layers.
+func (s *Set) start(setup Setup, stack kernelStack, steps []func() error) error {
 	if err := s.together(steps...); err != nil {
 		return err
 	}
@@ -102,13 +113,7 @@ func (s *Set) Install(setup Setup) (err error) {
 	if err := s.AddMatches(setup.Subject, setup.Layers); err != nil {
 		return err
 	}
-	if err := s.switchStacks(stack, map[uint32]uint64{setup.Subject: setup.Generation}); err != nil {
-		return err
-	}
-	if err := s.putLocals(setup); err != nil {
-		return err
-	}
-	return s.putEndpoints(endpoints)
+	return s.switchStacks(stack, map[uint32]uint64{setup.Subject: setup.Generation})
 }
 
 // prepare makes the container's maps and the tables it needs, and returns the

@@ -40,16 +40,7 @@ func (s *Set) InstallLive(setup Setup, flows int, seed func() error) (err error)
 			err = errors.Join(err, s.Remove(setup))
 		}
 	}()
-	if err := s.together(steps...); err != nil {
-		return err
-	}
-	if err := s.startCounters(setup.Subject); err != nil {
-		return err
-	}
-	if err := s.AddMatches(setup.Subject, setup.Layers); err != nil {
-		return err
-	}
-	if err := s.switchStacks(stack, map[uint32]uint64{setup.Subject: setup.Generation}); err != nil {
+	if err := s.start(setup, stack, steps); err != nil {
 		return err
 	}
 	if err := s.putEndpoints(endpoints); err != nil {
