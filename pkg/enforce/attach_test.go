@@ -373,15 +373,7 @@ func TestAttachHostCommand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	start := func(path string) *puppet {
-		cmd := self("puppet")
-		cmd.Path, cmd.Args[0] = path, path
-		p := begin(t, cmd)
-		if err := runtime.MoveProcess(p.cmd.Process.Pid, root); err != nil {
-			t.Fatal(err)
-		}
-		return p
-	}
+	start := func(path string) *puppet { t.Helper(); return startIn(t, path, root) }
 	before, other := start(held), start(exe)
 	r.policy(t, "held", "allow = [\"*\"]\n[[process]]\ncommand = [\"held\"]\nallow = [\"*:80/tcp\"]\n")
 	r.attach(t, Attach{Name: "held", Host: true, Wish: Wish{Policy: "held"}})

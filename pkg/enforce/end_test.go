@@ -99,15 +99,7 @@ func TestUpdateEndsBySection(t *testing.T) {
 	r.policy(t, "all", `allow = ["*"]`)
 	r.policy(t, "held", "allow = [\"*\"]\n[[process]]\ncommand = [\"held\"]\nallow = [\"10.77.0.2\"]\n")
 	cgroup := newCgroup(t)
-	start := func(path string) *puppet {
-		cmd := self("puppet")
-		cmd.Path, cmd.Args[0] = path, path
-		p := begin(t, cmd)
-		if err := runtime.MoveProcess(p.cmd.Process.Pid, cgroup); err != nil {
-			t.Fatal(err)
-		}
-		return p
-	}
+	start := func(path string) *puppet { t.Helper(); return startIn(t, path, cgroup) }
 	its, others := start(held), start(exe)
 	r.attach(t, Attach{Name: "shop", Cgroup: cgroup, Wish: Wish{Policy: "all"}})
 	its.wants("ok", "keep tcp 10.77.0.3:7", "say")

@@ -20,6 +20,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/bouheki/bouheki/pkg/runtime"
 	"github.com/bouheki/bouheki/pkg/systemd"
 )
 
@@ -221,6 +222,18 @@ func (p *puppet) wants(want string, lines ...string) {
 			p.t.Errorf("%s: %s, want %s", line, got, want)
 		}
 	}
+}
+
+// startIn starts a puppet from a file of its own, in a cgroup.
+func startIn(t *testing.T, path, cgroup string) *puppet {
+	t.Helper()
+	cmd := self("puppet")
+	cmd.Path, cmd.Args[0] = path, path
+	p := begin(t, cmd)
+	if err := runtime.MoveProcess(p.cmd.Process.Pid, cgroup); err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 // newRun is `bouheki run`, in a cgroup of the test's: other tests run too.

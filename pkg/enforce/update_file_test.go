@@ -8,8 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-
-	"github.com/bouheki/bouheki/pkg/runtime"
 )
 
 // A program that was replaced, as by an upgrade: an update knows the new file by its path,
@@ -28,13 +26,7 @@ func TestUpdateOfAFile(t *testing.T) {
 		if err := errors.Join(err, os.Rename(path+".new", path)); err != nil {
 			t.Fatal(err)
 		}
-		cmd := self("puppet")
-		cmd.Path = path
-		p := begin(t, cmd)
-		if err := runtime.MoveProcess(p.cmd.Process.Pid, cgroup); err != nil {
-			t.Fatal(err)
-		}
-		return p
+		return startIn(t, path, cgroup)
 	}
 	old := start()
 	r.policy(t, "tools", fmt.Sprintf("allow = []\n[[process]]\nexe = [%q]\nallow = [\"10.77.0.3\"]\n", path))

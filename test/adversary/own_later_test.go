@@ -60,11 +60,10 @@ func (h *house) laterMAC(t *testing.T) (mac []byte) {
 	return mac
 }
 
-// wallLater puts a wall at the interface that came later.
-func (h *house) wallLater(t *testing.T) {
+// laterWall is one for the interface that came later.
+func (h *house) laterWall(t *testing.T) datapath.Wall {
 	t.Helper()
-	setup := h.setup
-	wall := datapath.Wall{OnLink: []netip.Prefix{netip.MustParsePrefix("fd99:9::/64")}, IPv4: []netip.Addr{laterOwn4}, IPv6: []netip.Addr{laterOwn6}, Enter: setup.Walls[0].Enter}
+	wall := datapath.Wall{OnLink: []netip.Prefix{netip.MustParsePrefix("fd99:9::/64")}, IPv4: []netip.Addr{laterOwn4}, IPv6: []netip.Addr{laterOwn6}, Enter: h.setup.Walls[0].Enter}
 	h.inside(t, func() error {
 		link, err := netlink.LinkByName("eth1")
 		if err != nil {
@@ -75,7 +74,14 @@ func (h *house) wallLater(t *testing.T) {
 		copy(wall.MAC[:], link.Attrs().HardwareAddr)
 		return nil
 	})
-	setup.Walls = []datapath.Wall{wall}
+	return wall
+}
+
+// wallLater puts a wall at the interface that came later.
+func (h *house) wallLater(t *testing.T) {
+	t.Helper()
+	setup := h.setup
+	setup.Walls = []datapath.Wall{h.laterWall(t)}
 	if err := h.set.Extend(setup); err != nil {
 		t.Fatal(err)
 	}

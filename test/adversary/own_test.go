@@ -15,7 +15,6 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/bouheki/bouheki/pkg/datapath"
 	"github.com/bouheki/bouheki/test/frames"
 	"github.com/bouheki/bouheki/test/lab"
 )
@@ -132,18 +131,8 @@ func TestOwnPacketByAnotherInterface(t *testing.T) {
 	victim := netip.MustParseAddr("fd99:9::5") // of the second network
 	h.livesInTheWorld(t, victim)
 	setup := h.setup
-	wall := datapath.Wall{OnLink: []netip.Prefix{netip.MustParsePrefix("fd99:9::/64")}, IPv4: []netip.Addr{netip.MustParseAddr("10.99.0.2")}, Enter: setup.Walls[0].Enter}
+	wall := h.laterWall(t)
 	var hostMAC [6]byte
-	h.inside(t, func() error {
-		link, err := netlink.LinkByName("eth1")
-		if err != nil {
-			return err
-		}
-		wall.Inside = datapath.Device{Netns: h.ContainerCookie, Index: uint32(link.Attrs().Index)}
-		wall.At = datapath.Device{Netns: h.HostCookie, Index: uint32(link.Attrs().ParentIndex)}
-		copy(wall.MAC[:], link.Attrs().HardwareAddr)
-		return nil
-	})
 	in(t, h.Lab, h.Host, func() error {
 		link, err := netlink.LinkByName("veth9")
 		if err == nil {
