@@ -107,7 +107,7 @@ func (e *enforcer) plugIn(call *CNICall, box *runtime.Sandbox, fresh []store.Int
 	rec := store.Record{
 		Key: store.Key{Netns: cookie}, ID: call.Container, Started: time.Now(),
 		NetnsInode: box.Netns.Inode, NetnsPath: box.Netns.Path,
-		Layers: resolved, Asked: wish.asked(), Networks: networks, Interfaces: fresh,
+		Layers: resolved, Asked: wish.asked(), Networks: networks, Interfaces: append(fresh, besides(box, fresh)...),
 		Coverage: store.Partial, Notes: []string{notePlugin}, Via: []string{call.via()},
 	}
 	rec.Name, rec.Aliases = runtime.PodNames(call.Args)
@@ -123,6 +123,16 @@ func (e *enforcer) plugIn(call *CNICall, box *runtime.Sandbox, fresh []store.Int
 		}
 	}
 	return e.install(rec, new)
+}
+
+// besides are the interfaces that a container has from networks which said nothing when it
+// was under no policy yet, and nothing was touched. Runtimes connect networks in any
+// order, and the last to come may be the one with the policy.
+func besides(box *runtime.Sandbox, fresh []store.Interface) []store.Interface {
+	return devices(slices.DeleteFunc(slices.Clone(box.Interfaces), func(i runtime.Interface) bool {
+		return i.Host == nil || i.MAC == ([6]byte{}) ||
+			slices.ContainsFunc(fresh, func(f store.Interface) bool { return f.Name == i.Name })
+	}))
 }
 
 // repeats refuses an ADD that was there before, for the same interface, and said

@@ -27,23 +27,21 @@ func (c Config) CNIDel(call *CNICall) error {
 	if call.Netns != "" {
 		cookie, _ = runtime.NetnsCookie(call.Netns)
 	}
-	if known, err := c.attached(cookie, func(a store.Attachment) bool { return a == this }); err != nil || !known {
-		return err
+	its := func(r store.Record, i store.Interface) bool {
+		switch {
+		case i.Attachment == store.Attachment{}: // its ADD came before the container was under a policy
+			return i.Name == call.Interface && !i.Left && cookie != 0 && cookie == r.Key.Netns
+		case i.Attachment != this:
+			return false
+		case cookie != 0:
+			return cookie == r.Key.Netns
+		}
+		// An engine may start a container again under its ID: without a namespace the call is about
+		// the life whose namespace is gone.
+		now, err := runtime.NetnsCookie(r.NetnsPath)
+		return err != nil || now != r.Key.Netns
 	}
-	return c.lockedFor(CNILockWait, func(e *enforcer) error {
-		return e.unplug(func(r store.Record, a store.Attachment) bool {
-			if a != this {
-				return false
-			}
-			if cookie != 0 {
-				return cookie == r.Key.Netns
-			}
-			// An engine may start a container again under its ID: without a namespace the call is about
-			// the life whose namespace is gone.
-			now, err := runtime.NetnsCookie(r.NetnsPath)
-			return err != nil || now != r.Key.Netns
-		})
-	})
+	return c.unplug(cookie, its)
 }
 
 // CNIGC lets go of all interfaces in a network that the runtime does not name as
@@ -53,21 +51,35 @@ func (c Config) CNIGC(call *CNICall) error {
 	if call.network.Valid == nil {
 		return fmt.Errorf("collect network %q: cni.dev/valid-attachments is missing, so what is still attached is not known\nhint: nothing was let go; `bouheki gc` removes what is gone, whatever its network", call.network.Name)
 	}
-	stale := func(a store.Attachment) bool {
+	return c.unplug(0, func(_ store.Record, i store.Interface) bool {
+		a := i.Attachment
 		return a.Network == call.network.Name &&
 			!slices.Contains(call.network.Valid, runtime.Attached{Container: a.Container, Interface: a.Interface})
-	}
-	if known, err := c.attached(0, stale); err != nil || !known {
-		return err
-	}
-	return c.lockedFor(CNILockWait, func(e *enforcer) error {
-		return e.unplug(func(_ store.Record, a store.Attachment) bool { return stale(a) })
 	})
 }
 
-// attached says, without the lock, whether a record has such an attachment: one of
-// that network namespace, or, if the cookie is 0, any.
-func (c Config) attached(cookie uint64, such func(store.Attachment) bool) (bool, error) {
+// unplug lets go of such interfaces. Where no record has one it takes no lock; if the
+// cookie is not 0 it looks at the records of that network namespace only, then.
+func (c Config) unplug(cookie uint64, such func(store.Record, store.Interface) bool) error {
+	if any, err := c.recordsAny(cookie, such); err != nil || !any {
+		return err
+	}
+	return c.lockedFor(CNILockWait, func(e *enforcer) (err error) {
+		records, _ := e.store.Records()
+		done := map[uint64]bool{}
+		for _, r := range records {
+			meant := func(i store.Interface) bool { return such(r, i) }
+			if !done[r.Key.Netns] && slices.ContainsFunc(r.Interfaces, meant) {
+				done[r.Key.Netns] = true
+				err = errors.Join(err, e.unplugFrom(in(records, r.Key.Netns), meant, records))
+			}
+		}
+		return err
+	})
+}
+
+// recordsAny says, without the lock, whether a record has such an interface.
+func (c Config) recordsAny(cookie uint64, such func(store.Record, store.Interface) bool) (bool, error) {
 	s, err := store.View(c.dirs())
 	if err != nil {
 		return false, err
@@ -80,26 +92,8 @@ func (c Config) attached(cookie uint64, such func(store.Attachment) bool) (bool,
 		records, _ = s.Records()
 	}
 	return slices.ContainsFunc(records, func(r store.Record) bool {
-		return slices.ContainsFunc(r.Interfaces, func(i store.Interface) bool {
-			return i.Attachment != (store.Attachment{}) && such(i.Attachment)
-		})
+		return slices.ContainsFunc(r.Interfaces, func(i store.Interface) bool { return such(r, i) })
 	}), nil
-}
-
-// unplug lets go of those attachments.
-func (e *enforcer) unplug(those func(store.Record, store.Attachment) bool) (err error) {
-	records, _ := e.store.Records()
-	done := map[uint64]bool{}
-	for _, r := range records {
-		meant := func(i store.Interface) bool {
-			return i.Attachment != (store.Attachment{}) && those(r, i.Attachment)
-		}
-		if !done[r.Key.Netns] && slices.ContainsFunc(r.Interfaces, meant) {
-			done[r.Key.Netns] = true
-			err = errors.Join(err, e.unplugFrom(in(records, r.Key.Netns), meant, records))
-		}
-	}
-	return err
 }
 
 func (e *enforcer) unplugFrom(members []store.Record, meant func(store.Interface) bool, records []store.Record) error {

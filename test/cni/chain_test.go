@@ -236,13 +236,24 @@ func (h *host) says(message string) string {
 // TestTwoNetworks: several interfaces, one record, one policy.
 func TestTwoNetworks(t *testing.T) {
 	needTool(t)
+	devices := [][2]string{{"eth0", "net"}, {"eth1", "side"}}
+	for _, first := range []int{0, 1} {
+		for _, gone := range []int{0, 1} {
+			t.Run(fmt.Sprintf("%s first, %s gone first", devices[first][1], devices[gone][1]), func(t *testing.T) {
+				twoNetworks(t, [][2]string{devices[first], devices[1-first]}, [][2]string{devices[gone], devices[1-gone]})
+			})
+		}
+	}
+}
+
+func twoNetworks(t *testing.T, add, gone [][2]string) {
 	h := install(t)
 	h.network("1.0.0", "net", h.bridge(), firewall, h.ours(`"policy": "web"`))
 	h.network("1.0.0", "side", h.ptpTo(252), h.ours())
 	h.network("1.0.0", "other", h.ptpTo(253), h.ours(`"policy": "all"`))
 	ns := netns(t, "several")
-	for device, network := range map[string]string{"eth0": "net", "eth1": "side"} {
-		if o := h.cnitool(ns, device, nil, "add", network); o.code != 0 {
+	for _, at := range add {
+		if o := h.cnitool(ns, at[0], nil, "add", at[1]); o.code != 0 {
 			t.Fatal(o)
 		}
 	}
@@ -254,10 +265,10 @@ func TestTwoNetworks(t *testing.T) {
 		t.Errorf("a network with another policy: %v", o)
 	}
 	h.cnitool(ns, "eth2", nil, "del", "other")
-	for device, network := range map[string]string{"eth0": "net", "eth1": "side"} {
+	for _, at := range gone {
 		for _, command := range []string{"check", "del"} {
-			if o := h.cnitool(ns, device, nil, command, network); o.code != 0 {
-				t.Errorf("%s %s: %v", command, network, o)
+			if o := h.cnitool(ns, at[0], nil, command, at[1]); o.code != 0 {
+				t.Errorf("%s %s: %v", command, at[1], o)
 			}
 		}
 	}
