@@ -3,7 +3,7 @@
 #   make            builds the programs into bin/
 #   make demo       shows bouheki at work on a throw-away host            (root)
 #   make test       runs every test; what was skipped stands at the end   (root)
-#   make bench      prints the benchmark tables, 5 minutes                (root)
+#   make bench      prints the benchmark tables, 6 minutes                (root)
 #                   BENCH='cost memory': some parts; BENCH=-help: parts and flags
 #   make lint       formatting, vet, staticcheck, import rules
 #   make generate   compiles bpf/ anew (the result is committed)
