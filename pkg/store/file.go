@@ -125,7 +125,7 @@ func allNames(root *os.Root, dir string) ([]string, error) {
 	defer f.Close()
 	list, err := f.Readdirnames(-1)
 	slices.Sort(list)
-	return list, err
+	return slices.Compact(list), err // one that others change meanwhile may list an entry twice
 }
 
 // removeIf removes, with all that is in them, the entries of dir that which holds for.
