@@ -263,13 +263,20 @@ func (h *house) gotNothing(t *testing.T, what string, leak fits) {
 // got fails if no such frame reaches the world.
 func (h *house) got(t *testing.T, what string, wanted fits) {
 	t.Helper()
-	for end := time.Now().Add(2 * time.Second); h.world.count(wanted) == 0; time.Sleep(2 * time.Millisecond) {
+	if !h.world.arrives(wanted) {
+		for _, f := range h.world.all(func(frame) bool { return true }) {
+			t.Logf("  saw %v", f)
+		}
+		t.Errorf("%s: no such frame reached the world", what)
+	}
+}
+
+// arrives waits for a frame that fits.
+func (p *tap) arrives(wanted fits) bool {
+	for end := time.Now().Add(2 * time.Second); p.count(wanted) == 0; time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
-			for _, f := range h.world.all(func(frame) bool { return true }) {
-				t.Logf("  saw %v", f)
-			}
-			t.Errorf("%s: no such frame reached the world", what)
-			return
+			return false
 		}
 	}
+	return true
 }
