@@ -33,8 +33,8 @@ func (s *suite) events(place string, cmd *exec.Cmd) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	r := reader{place: place, ledger: s.ledger, output: map[testName]string{}}
-	readErr := r.read(out, s.out)
+	r := reader{place: place, ledger: &s.ledger, output: map[testName]string{}}
+	readErr := r.read(out, os.Stdout)
 	err = cmd.Wait()
 	if err == nil {
 		err = readErr

@@ -9,7 +9,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 )
 
 // optional are tests that may run nowhere on a given machine because software of that machine cannot do it, not ours.
@@ -23,7 +22,6 @@ var optional = []struct {
 
 // ledger is the outcome of every test at every place where it ran.
 type ledger struct {
-	sync.Mutex
 	passed, failed int
 	skips          map[testName]map[string]string // place to reason
 	ran            map[testName][]string          // places where it passed or failed
@@ -31,8 +29,6 @@ type ledger struct {
 }
 
 func (l *ledger) record(place string, name testName, action, why string) {
-	l.Lock()
-	defer l.Unlock()
 	if l.skips == nil {
 		l.skips, l.ran = map[testName]map[string]string{}, map[testName][]string{}
 	}
@@ -51,11 +47,7 @@ func (l *ledger) record(place string, name testName, action, why string) {
 	l.ran[name] = append(l.ran[name], place)
 }
 
-func (l *ledger) stepSkipped(name, reason string) {
-	l.Lock()
-	defer l.Unlock()
-	l.steps = append(l.steps, name+": "+reason)
-}
+func (l *ledger) stepSkipped(name, reason string) { l.steps = append(l.steps, name+": "+reason) }
 
 // summary prints what was skipped, and the closing line. It returns how many tests ran nowhere; whole says that all steps
 // were to run, so that such a test is a failure.

@@ -9,11 +9,9 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,30 +21,28 @@ import (
 )
 
 type step struct {
-	name   string
-	root   bool // needs root
-	run    func(*suite) error
-	beside bool // runs beside those after it
+	name string
+	root bool // needs root
+	run  func(*suite) error
 }
 
-// steps in the order of their price. An emulated machine is busy with itself while the steps after it mostly wait for the kernel.
+// steps in the order of their price.
 var steps = []step{
-	{name: "generated", run: generated},
-	{name: "format", run: format},
-	{name: "vet", run: vet},
-	{name: "staticcheck", run: staticcheck},
-	{name: "rules", run: func(s *suite) error { return s.goTest("rules", "./test/rules") }},
-	{name: "tests", root: true, run: tests},
-	{name: "kernel-6.12", root: true, run: func(s *suite) error { return kernel(s, "6.12") }, beside: true},
-	{name: "e2e", root: true, run: e2e},
-	{name: "cni", root: true, run: cni},
+	{"generated", false, generated},
+	{"format", false, format},
+	{"vet", false, vet},
+	{"staticcheck", false, staticcheck},
+	{"rules", false, func(s *suite) error { return s.goTest("rules", "./test/rules") }},
+	{"tests", true, tests},
+	{"e2e", true, e2e},
+	{"cni", true, cni},
+	{"kernel-6.12", true, func(s *suite) error { return kernel(s, "6.12") }},
 }
 
 // suite is one run.
 type suite struct {
 	root   string // the repository
-	ledger *ledger
-	out    io.Writer
+	ledger ledger
 }
 
 // skippedStep is the reason why a step could not run at all.
@@ -75,7 +71,7 @@ func run(only string) error {
 	if err != nil {
 		return fmt.Errorf("find the repository: %w", err)
 	}
-	s := &suite{filepath.Dir(mod), &ledger{}, os.Stdout}
+	s := &suite{root: filepath.Dir(mod)}
 	if err := os.Chdir(s.root); err != nil {
 		return err
 	}
@@ -95,16 +91,21 @@ func run(only string) error {
 	}
 	begin := time.Now()
 	var failed []string
-	var besides []func()
 	for _, st := range chosen {
-		if st.beside {
-			besides = append(besides, s.start(st, &failed))
-		} else {
-			s.perform(st, &failed)
+		fmt.Printf("== %s\n", st.name)
+		start := time.Now()
+		err := st.run(s)
+		var skipped skippedStep
+		switch {
+		case errors.As(err, &skipped):
+			s.ledger.stepSkipped(st.name, skipped.reason)
+			fmt.Printf("== %s skipped: %s\n", st.name, skipped.reason)
+		case err != nil:
+			failed = append(failed, st.name)
+			fmt.Printf("== %s FAILED: %v\n", st.name, err)
+		default:
+			fmt.Printf("== %s ok (%.1f s)\n", st.name, time.Since(start).Seconds())
 		}
-	}
-	for _, finish := range besides {
-		finish()
 	}
 	fmt.Printf("\n%d s in all\n", int(time.Since(begin).Seconds()))
 	if never := s.ledger.summary(os.Stdout, only == ""); never > 0 {
@@ -114,41 +115,6 @@ func run(only string) error {
 		return fmt.Errorf("failed: %s", strings.Join(failed, ", "))
 	}
 	return nil
-}
-
-// perform runs a step and says what became of it.
-func (s *suite) perform(st step, failed *[]string) {
-	fmt.Fprintf(s.out, "== %s\n", st.name)
-	start := time.Now()
-	err := st.run(s)
-	var skipped skippedStep
-	switch {
-	case errors.As(err, &skipped):
-		s.ledger.stepSkipped(st.name, skipped.reason)
-		fmt.Fprintf(s.out, "== %s skipped: %s\n", st.name, skipped.reason)
-	case err != nil:
-		*failed = append(*failed, st.name)
-		fmt.Fprintf(s.out, "== %s FAILED: %v\n", st.name, err)
-	default:
-		fmt.Fprintf(s.out, "== %s ok (%.1f s)\n", st.name, time.Since(start).Seconds())
-	}
-}
-
-// start runs a step beside others. The function that it returns waits for its end, and says all of it then.
-func (s *suite) start(st step, failed *[]string) (finish func()) {
-	var out bytes.Buffer
-	var mine []string
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		beside := &suite{s.root, s.ledger, &out}
-		beside.perform(st, &mine)
-	}()
-	return func() {
-		<-done
-		s.out.Write(out.Bytes())
-		*failed = append(*failed, mine...)
-	}
 }
 
 // output runs a command and returns what it wrote, without the space around it.

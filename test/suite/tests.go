@@ -4,7 +4,7 @@ package main
 
 import (
 	"errors"
-	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -49,7 +49,7 @@ func kernel(s *suite, series string) error {
 			return skippedStep{strings.TrimSpace(reason)}
 		}
 	}
-	io.WriteString(s.out, strings.TrimSuffix(stderr.String(), "exit status 1\n"))
+	os.Stderr.WriteString(strings.TrimSuffix(stderr.String(), "exit status 1\n"))
 	return err
 }
 
