@@ -281,7 +281,10 @@ func TestPublishedUDPAtACgroup(t *testing.T) {
 	h, tap, m := laterHouse(t)
 	for i, l := range laters {
 		for name, at := range map[string]netip.Addr{"bound to all": unspecified(l.own), "bound to one": l.own} {
-			port := 9000 + 10*i + len(name)%10
+			port := 9000 + 10*i // one each: a socket that is bound to one address gets what one bound to all would
+			if at == l.own {
+				port++
+			}
 			server := m.socket(t, family(l.own), unix.SOCK_DGRAM, 0)
 			if err := errors.Join(unix.SetsockoptInt(server, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1), unix.Bind(server, sockaddr(at, port))); err != nil {
 				t.Fatal(err)
