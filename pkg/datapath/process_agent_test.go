@@ -183,7 +183,7 @@ func (a *agent) obey(o order) (d done, err error) {
 // be changes who the thread is: its name, effective user and group.
 func (a *agent) be(o order) error {
 	name := append([]byte(o.Text), 0)
-	if err := unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0); err != nil {
+	if _, _, err := unix.Syscall(unix.SYS_PRCTL, unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0); err != 0 {
 		return err
 	}
 	const keep = ^uintptr(0)

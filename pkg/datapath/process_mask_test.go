@@ -114,5 +114,8 @@ func (a *agent) mask() error {
 	for i := range m.bounds {
 		m.bounds[i] = maskPage + uint64(i)
 	}
-	return unix.Prctl(unix.PR_SET_MM, unix.PR_SET_MM_MAP, uintptr(unsafe.Pointer(&m)), unsafe.Sizeof(m), 0)
+	if _, _, errno := unix.Syscall6(unix.SYS_PRCTL, unix.PR_SET_MM, unix.PR_SET_MM_MAP, uintptr(unsafe.Pointer(&m)), unsafe.Sizeof(m), 0, 0); errno != 0 {
+		return errno
+	}
+	return nil
 }
