@@ -365,14 +365,7 @@ func TestAttachHostCommand(t *testing.T) {
 	r := newRig(t)
 	r.loopback(t)
 	root := asHost(t)
-	exe, err := os.Executable()
-	held := filepath.Join(t.TempDir(), "held")
-	if err == nil {
-		err = os.Symlink(exe, held)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	exe, held := otherName(t)
 	start := func(path string) *puppet { t.Helper(); return startIn(t, path, root) }
 	before, other := start(held), start(exe)
 	r.policy(t, "held", "allow = [\"*\"]\n[[process]]\ncommand = [\"held\"]\nallow = [\"*:80/tcp\"]\n")

@@ -41,14 +41,21 @@ func needsEnding(t *testing.T) {
 	}
 }
 
-// TestUpdateEndsAtCgroup: where only the cgroup's wall judges, nothing can reset a
-// connection that an update denies. It ends all the same; what is allowed, what came in,
-// and what others have goes on.
-func TestUpdateEndsAtCgroup(t *testing.T) {
+// newEndRig is a rig in whose world servers echo, on a kernel that ends sockets.
+func newEndRig(t *testing.T) *rig {
+	t.Helper()
 	needsEnding(t)
 	r := newRig(t)
 	r.loopback(t)
 	r.echoes(t, 7)
+	return r
+}
+
+// TestUpdateEndsAtCgroup: where only the cgroup's wall judges, nothing can reset a
+// connection that an update denies. It ends all the same; what is allowed, what came in,
+// and what others have goes on.
+func TestUpdateEndsAtCgroup(t *testing.T) {
+	r := newEndRig(t)
 	r.policy(t, "both", `allow = ["10.77.0.0/24", "fd77::/64"]`)
 	r.policy(t, "watch", "mode = \"monitor\"\nallow = [\"10.77.0.2\"]")
 	cgroup := newCgroup(t)
@@ -84,18 +91,8 @@ func TestUpdateEndsAtCgroup(t *testing.T) {
 
 // TestUpdateEndsBySection: who called decides.
 func TestUpdateEndsBySection(t *testing.T) {
-	needsEnding(t)
-	r := newRig(t)
-	r.loopback(t)
-	r.echoes(t, 7)
-	exe, err := os.Executable()
-	held := filepath.Join(t.TempDir(), "held")
-	if err == nil {
-		err = os.Symlink(exe, held)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := newEndRig(t)
+	exe, held := otherName(t)
 	r.policy(t, "all", `allow = ["*"]`)
 	r.policy(t, "held", "allow = [\"*\"]\n[[process]]\ncommand = [\"held\"]\nallow = [\"10.77.0.2\"]\n")
 	cgroup := newCgroup(t)
@@ -113,10 +110,7 @@ func TestUpdateEndsBySection(t *testing.T) {
 // TestUpdateEndsOnlyTheHosts: what has a policy of its own below the host's keeps its
 // connections when the host's changes.
 func TestUpdateEndsOnlyTheHosts(t *testing.T) {
-	needsEnding(t)
-	r := newRig(t)
-	r.loopback(t)
-	r.echoes(t, 7)
+	r := newEndRig(t)
 	r.policy(t, "both", `allow = ["10.77.0.0/24", "fd77::/64"]`)
 	root := asHost(t)
 	inner := filepath.Join(root, "inner")
@@ -160,10 +154,7 @@ func TestUpdateEndsJoined(t *testing.T) {
 		if err := r.Do(r.Container, func() error { p = begin(t, cmd); return nil }); err != nil {
 			t.Fatal(err)
 		}
-		if err := runtime.MoveProcess(p.cmd.Process.Pid, l.cgroup); err != nil {
-			t.Fatal(err)
-		}
-		return p
+		return p.movedTo(l.cgroup)
 	}
 	p, others := at(joiner), at(owner)
 	p.wants("ok", "keep tcp 10.77.0.3:7", "say")

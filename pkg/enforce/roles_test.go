@@ -197,9 +197,13 @@ func newPuppet(t *testing.T) *puppet { return begin(t, self("puppet")) }
 // in a cgroup of its own.
 func newPuppetIn(t *testing.T, cgroup string) *puppet {
 	t.Helper()
-	p := newPuppet(t)
-	if err := os.WriteFile(filepath.Join(cgroup, "cgroup.procs"), fmt.Append(nil, p.cmd.Process.Pid), 0); err != nil {
-		t.Fatal(err)
+	return newPuppet(t).movedTo(cgroup)
+}
+
+func (p *puppet) movedTo(cgroup string) *puppet {
+	p.t.Helper()
+	if err := runtime.MoveProcess(p.cmd.Process.Pid, cgroup); err != nil {
+		p.t.Fatal(err)
 	}
 	return p
 }
@@ -229,11 +233,21 @@ func startIn(t *testing.T, path, cgroup string) *puppet {
 	t.Helper()
 	cmd := self("puppet")
 	cmd.Path, cmd.Args[0] = path, path
-	p := begin(t, cmd)
-	if err := runtime.MoveProcess(p.cmd.Process.Pid, cgroup); err != nil {
+	return begin(t, cmd).movedTo(cgroup)
+}
+
+// otherName is this program's file, and a link to it whose name is "held".
+func otherName(t *testing.T) (exe, held string) {
+	t.Helper()
+	exe, err := os.Executable()
+	held = filepath.Join(t.TempDir(), "held")
+	if err == nil {
+		err = os.Symlink(exe, held)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	return p
+	return exe, held
 }
 
 // newRun is `bouheki run`, in a cgroup of the test's: other tests run too.
